@@ -1,0 +1,7 @@
+//! Evenkeel's agent as a library: the binary, the tests and the benchmarks use the same code.
+//!
+//! Pure modules (no I/O, no clock): [`model`], [`maglev`], [`plan`], [`reconcile`], [`health::fsm`].
+//! `aya` appears only under [`dataplane::ebpf`]; `tokio` in no pure module.
+
+pub mod dataplane;
+pub mod model;

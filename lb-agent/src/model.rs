@@ -1,0 +1,183 @@
+//! What the operator asked for and what is known of the world, in plain values.
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use lb_common::service::ServiceKey;
+use lb_common::vlan::VlanTags;
+
+/// How a packet reaches its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarding {
+    /// Full NAT: the backend sees a SNAT address of this node, and answers to it.
+    Nat,
+}
+
+/// How a new flow's backend is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheduler {
+    /// The ring entry at the flow's hash.
+    Maglev,
+    /// Backends in turn, by weight.
+    RoundRobin,
+    /// Of two ring entries the one with fewer live flows per weight.
+    LeastConn,
+}
+
+/// One `[[service]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// Unique; a metric label.
+    pub name: String,
+    /// What clients connect to.
+    pub vip: SocketAddr,
+    /// How packets travel.
+    pub forwarding: Forwarding,
+    /// How backends are chosen.
+    pub scheduler: Scheduler,
+    /// Whether requests and responses alternate (`requests = true`).
+    pub requests: bool,
+    /// How backends are checked.
+    pub health: HealthSpec,
+    /// In the order of the file; the order has no meaning.
+    pub backends: Vec<BackendSpec>,
+}
+
+/// One `[[service.backend]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendSpec {
+    /// Unique within the service; a metric label.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Relative share, 1 to 65,535. 100 by default.
+    pub weight: u16,
+}
+
+/// `[service.health]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthSpec {
+    /// What is done to check a backend.
+    pub probe: ProbeKind,
+    /// From the start of one check to the start of the next.
+    pub interval: Duration,
+    /// For the whole check, the connection included.
+    pub timeout: Duration,
+    /// Good checks in a row that make a backend healthy.
+    pub rise: u32,
+    /// Bad checks in a row that make it suspect or dead.
+    pub fall: u32,
+    /// How long a new backend may fail before it counts.
+    pub grace: Duration,
+    /// How long connecting must time out before a suspect backend is dead.
+    pub dead_after: Duration,
+}
+
+/// What a check does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// `GET path`; status and optional body must match.
+    Http {
+        /// Path and query.
+        path: String,
+        /// `Host` header; the backend's address by default.
+        host: Option<String>,
+        /// Inclusive range of status codes that are good.
+        status: (u16, u16),
+        /// Must occur in the first 64 KiB of the body.
+        body: Option<String>,
+    },
+    /// Connect and close.
+    Tcp,
+}
+
+/// Identity of a backend: what stays the same when names and order change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendKey {
+    /// The service that it serves.
+    pub service: ServiceKey,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// What the checks say of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HealthState {
+    /// Not checked often enough to know.
+    Starting,
+    /// Gets new flows.
+    Healthy,
+    /// Slow or wrong: keeps its flows, gets no new ones.
+    Suspect,
+    /// Refused or unreachable: gets no new flows; its old ones are lost.
+    Dead,
+}
+
+impl HealthState {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Starting, Self::Healthy, Self::Suspect, Self::Dead];
+
+    /// Label in metrics and status.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Suspect => "suspect",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// How to reach an address on layer 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// Interface that the program is attached to (the parent of a VLAN device).
+    pub ifindex: u32,
+    /// MAC of the host or of its gateway.
+    pub mac: [u8; 6],
+    /// Tags that must be on the frame.
+    pub vlan: VlanTags,
+}
+
+/// An interface that the program is attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortFacts {
+    /// Name.
+    pub name: String,
+    /// Kernel index.
+    pub ifindex: u32,
+    /// Own MAC.
+    pub mac: [u8; 6],
+    /// See [`lb_common::node::PORT_TX_BY_REDIRECT`].
+    pub tx_by_redirect: bool,
+}
+
+/// The node as the plan needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// At most [`lb_common::node::MAX_PORTS`].
+    pub ports: Vec<PortFacts>,
+    /// `nat.addresses`, hosts as full-length prefixes; at most [`lb_common::node::MAX_SNAT_RANGES`].
+    pub snat: Vec<ipnet::IpNet>,
+    /// First and last SNAT port, inclusive.
+    pub snat_ports: (u16, u16),
+    /// `nat.rest`.
+    pub rest: Duration,
+    /// `nat.idle_timeout`.
+    pub idle: Duration,
+    /// Whether the data path answers ARP and NDP for the VIPs (`agent.announce = "arp"`).
+    pub announce: bool,
+    /// Secret of the flow table's hash; read back from the kernel while the maps live.
+    pub hash_key: u64,
+}
+
+/// The family of an address, for messages.
+#[must_use]
+pub const fn family(address: IpAddr) -> &'static str {
+    match address {
+        IpAddr::V4(_) => "IPv4",
+        IpAddr::V6(_) => "IPv6",
+    }
+}

@@ -1,0 +1,398 @@
+//! The flow table: what a slot holds, and how it changes.
+//!
+//! A slot's index *is* the source port (and SNAT address) of its flow towards the backend, so a reply finds
+//! its slot by arithmetic. Slots stand in buckets of [`WAYS`]; a flow may stand in either of two buckets.
+//!
+//! `Slot::ctrl` is the truth. It changes by compare-and-swap only, and whoever wins the swap to
+//! [`State::Claiming`] owns the other fields until it publishes the slot. A bucket's [`Hint`] repeats a few
+//! bits of its slots in one place, so that a lookup reads one cache line of slots and not eight. It is
+//! written by the owner of each slot, byte by byte, and never believed without a look at the slot.
+
+use crate::addr::Addr;
+use crate::tcp::{ACK, FIN, RST, SYN};
+use crate::vlan::VlanTags;
+
+/// Slots per bucket.
+pub const WAYS: usize = 8;
+
+/// Smallest and largest slot counts that the table can be made with.
+pub const MIN_SLOTS: u32 = WAYS as u32;
+/// See [`MIN_SLOTS`]. 2^27 slots are 8 GiB.
+pub const MAX_SLOTS: u32 = 1 << 27;
+
+/// Where a flow is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum State {
+    /// Never used.
+    Free = 0,
+    /// Being written by the CPU that claimed it; no packet belongs to it.
+    Claiming = 1,
+    /// The client's SYN was forwarded. Embryonic: may be recycled.
+    Syn = 2,
+    /// The backend answered with SYN and ACK; the client has not confirmed. Embryonic still, because a
+    /// flood with forged sources gets this far with any live backend.
+    Answered = 3,
+    /// The client confirmed the handshake. Never reused while alive. One FIN leaves it here.
+    Established = 4,
+    /// FIN seen from both sides, or a RST. Last packets still pass; the slot may be claimed.
+    Closed = 5,
+}
+
+impl State {
+    /// The state with this number; anything unknown is [`State::Free`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u8) -> Self {
+        match bits {
+            1 => Self::Claiming,
+            2 => Self::Syn,
+            3 => Self::Answered,
+            4 => Self::Established,
+            5 => Self::Closed,
+            _ => Self::Free,
+        }
+    }
+
+    /// Every state, in order.
+    pub const ALL: [Self; 6] =
+        [Self::Free, Self::Claiming, Self::Syn, Self::Answered, Self::Established, Self::Closed];
+
+    /// Label in metrics and listings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Claiming => "claiming",
+            Self::Syn => "syn",
+            Self::Answered => "answered",
+            Self::Established => "established",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// Which side a packet came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Client to backend.
+    Client,
+    /// Backend to client.
+    Backend,
+}
+
+/// The 64-bit control word of a slot.
+///
+/// Bits 0–7 state, 8–15 flags, 16–31 service id, 32–47 backend id, 48–63 backend generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ctrl(pub u64);
+
+const FIN_CLIENT: u64 = 1 << 8;
+const FIN_BACKEND: u64 = 1 << 9;
+const STATE_MASK: u64 = 0xff;
+
+impl Ctrl {
+    /// A fresh word without flags.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(state: State, service: u16, backend: u16, generation: u16) -> Self {
+        Self(state as u64 | (service as u64) << 16 | (backend as u64) << 32 | (generation as u64) << 48)
+    }
+
+    /// Where the flow is in its life.
+    #[inline(always)]
+    #[must_use]
+    pub const fn state(self) -> State {
+        State::from_bits((self.0 & STATE_MASK) as u8)
+    }
+
+    /// Id of the service.
+    #[inline(always)]
+    #[must_use]
+    pub const fn service(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Id of the backend.
+    #[inline(always)]
+    #[must_use]
+    pub const fn backend(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    /// Generation of the backend id when the flow was made.
+    #[inline(always)]
+    #[must_use]
+    pub const fn generation(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
+    /// Whether one side has sent its FIN and the other has not.
+    #[must_use]
+    pub const fn is_half_closed(self) -> bool {
+        matches!(self.state(), State::Established) && self.0 & (FIN_CLIENT | FIN_BACKEND) != 0
+    }
+
+    /// Whether packets belong to the slot: closed flows still pass their last packets.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_used(self) -> bool {
+        self.0 & STATE_MASK >= State::Syn as u64
+    }
+
+    /// Whether the flow counts as one of its backend's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        self.is_used() && self.0 & STATE_MASK != State::Closed as u64
+    }
+
+    /// Whether the slot may be recycled for want of a better one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_embryonic(self) -> bool {
+        matches!(self.state(), State::Syn | State::Answered)
+    }
+
+    /// The same word in another state.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_state(self, state: State) -> Self {
+        Self(self.0 & !STATE_MASK | state as u64)
+    }
+
+    /// The word after a packet with these TCP flags from this side. Equal to `self` for most packets.
+    ///
+    /// Only used slots have packets; an unused word stays as it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn after(self, side: Side, flags: u8) -> Self {
+        if !self.is_used() {
+            return self;
+        }
+        if flags & RST != 0 {
+            return self.with_state(State::Closed);
+        }
+        let mut next = self;
+        match (self.state(), side) {
+            (State::Syn, Side::Backend) if flags & (SYN | ACK) == SYN | ACK => {
+                next = next.with_state(State::Answered);
+            }
+            (State::Answered, Side::Client) if flags & (SYN | ACK) == ACK => {
+                next = next.with_state(State::Established);
+            }
+            _ => {}
+        }
+        if flags & FIN != 0 {
+            next.0 |= match side {
+                Side::Client => FIN_CLIENT,
+                Side::Backend => FIN_BACKEND,
+            };
+            if next.0 & (FIN_CLIENT | FIN_BACKEND) == FIN_CLIENT | FIN_BACKEND {
+                next = next.with_state(State::Closed);
+            }
+        }
+        next
+    }
+}
+
+map_value! {
+    /// One flow: 64 bytes, one cache line.
+    pub struct Slot {
+        /// A [`Ctrl`].
+        pub ctrl: u64,
+        /// Client address.
+        pub client: Addr,
+        /// Time of the client's last packet, in ticks.
+        pub client_seen: u32,
+        /// Time of the backend's last packet, in ticks; time of the claim before there is one.
+        pub backend_seen: u32,
+        /// Time when the flow began to wait for an answer, in ticks and never 0; 0 while it does not wait.
+        pub waiting_since: u32,
+        /// Sequence number that follows the client's last new byte.
+        pub client_next: u32,
+        /// Sequence number that follows the backend's last new byte.
+        pub backend_next: u32,
+        /// Client port, network order.
+        pub client_port: u16,
+        /// Checksum delta of the TCP header, client to backend; its complement the other way.
+        pub l4_delta: u16,
+        /// Checksum delta of the IPv4 header from the two addresses, client to backend.
+        pub ip_delta: u16,
+        /// Tags that the client's packets carry.
+        pub vlan: VlanTags,
+        /// Layer-2 source of the client's packets: where replies are sent.
+        pub mac: [u8; 6],
+        /// Index in [`crate::node::Node::ports`] of the interface that they came in by.
+        pub port_index: u8,
+        /// Zero.
+        pub reserved: u8,
+    }
+}
+
+const _: () = assert!(size_of::<Slot>() == 64, "a slot is one cache line");
+
+impl Slot {
+    /// A slot that was never used.
+    pub const EMPTY: Self = Self {
+        ctrl: 0,
+        client: Addr::UNSPECIFIED,
+        client_seen: 0,
+        backend_seen: 0,
+        waiting_since: 0,
+        client_next: 0,
+        backend_next: 0,
+        client_port: 0,
+        l4_delta: 0,
+        ip_delta: 0,
+        vlan: VlanTags { count: 0, outer_ad: 0, tci: [0; 2] },
+        mac: [0; 6],
+        port_index: 0,
+        reserved: 0,
+    };
+
+    /// Ticks since either side was last heard at `now`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn silence(&self, now: u32) -> u32 {
+        let (c, b) = (now.wrapping_sub(self.client_seen), now.wrapping_sub(self.backend_seen));
+        if c < b { c } else { b }
+    }
+}
+
+map_value! {
+    /// What a bucket's slots look like from outside.
+    #[derive(Default)]
+    pub struct Hint {
+        /// A byte a slot: 0 never used, otherwise the flow's [`crate::hash::tag`], with
+        /// [`TAG_PROTECTED`] while the slot must not be claimed.
+        pub tags: u64,
+        /// A byte a slot: [`age`] of the last claim or close.
+        pub ages: u64,
+    }
+}
+
+/// Bit of a [`Hint::tags`] byte: an established flow.
+pub const TAG_PROTECTED: u8 = 0x80;
+
+const LOW7: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+const HIGH: u64 = 0x8080_8080_8080_8080;
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+/// The clock of [`Hint::ages`]: units of 2^32 ns (4.3 s), modulo 256 (18 minutes).
+#[inline(always)]
+#[must_use]
+pub const fn age(now_ticks: u32) -> u8 {
+    (now_ticks >> 16) as u8
+}
+
+/// Mask of the ways whose tag is `tag`, protected or not: the high bit of each way's byte.
+#[inline(always)]
+#[must_use]
+pub const fn ways_with_tag(tags: u64, tag: u8) -> u64 {
+    let differs = (tags ^ (ONES * tag as u64)) & LOW7;
+    !(differs + LOW7) & HIGH
+}
+
+/// Mask of the ways that are not protected.
+#[inline(always)]
+#[must_use]
+pub const fn unprotected_ways(tags: u64) -> u64 {
+    !tags & HIGH
+}
+
+/// Mask of the ways that were never used.
+#[inline(always)]
+#[must_use]
+pub const fn unused_ways(tags: u64) -> u64 {
+    !(((tags & LOW7) + LOW7) | tags) & HIGH
+}
+
+/// The first way of a mask that is not 0.
+#[inline(always)]
+#[must_use]
+pub const fn first_way(mask: u64) -> u32 {
+    // The lowest set bit, brought to the bottom of its byte, selects that byte's number from the constant.
+    let lowest = (mask & mask.wrapping_neg()) >> 7;
+    (lowest.wrapping_mul(0x0001_0203_0405_0607) >> 56) as u32
+}
+
+/// `mask` without its first way.
+#[inline(always)]
+#[must_use]
+pub const fn without_first(mask: u64) -> u64 {
+    mask & mask.wrapping_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ctrl_fields_are_apart() {
+        let c = Ctrl::new(State::Established, 0x1234, 0x5678, 0x9abc);
+        assert_eq!((c.service(), c.backend(), c.generation()), (0x1234, 0x5678, 0x9abc));
+        assert_eq!(c.state(), State::Established);
+        let closed = c.with_state(State::Closed);
+        assert_eq!((closed.state(), closed.backend()), (State::Closed, 0x5678));
+    }
+
+    #[test]
+    fn life_of_a_flow() {
+        use Side::{Backend, Client};
+        let mut c = Ctrl::new(State::Syn, 1, 2, 3);
+        for (side, flags, state) in [
+            (Client, SYN, State::Syn),
+            (Backend, SYN | ACK, State::Answered),
+            (Backend, SYN | ACK, State::Answered),
+            (Client, SYN, State::Answered),
+            (Client, ACK, State::Established),
+            (Backend, ACK, State::Established),
+            (Client, FIN | ACK, State::Established),
+            (Client, FIN | ACK, State::Established),
+            (Backend, ACK, State::Established),
+            (Backend, FIN | ACK, State::Closed),
+            (Client, ACK, State::Closed),
+        ] {
+            c = c.after(side, flags);
+            assert_eq!(c.state(), state);
+        }
+        assert_eq!(Ctrl::new(State::Syn, 1, 2, 3).after(Backend, RST | ACK).state(), State::Closed);
+        assert!(Ctrl::new(State::Established, 1, 2, 3).after(Backend, FIN | ACK).is_half_closed());
+    }
+
+    proptest! {
+        /// No packet changes whose slot it is, opens a closed flow, or touches an unused word.
+        #[test]
+        fn packets_never_change_identity(word: u64, flags: u8, client: bool) {
+            let before = Ctrl(word);
+            let after = before.after(if client { Side::Client } else { Side::Backend }, flags);
+            prop_assert_eq!(before.0 >> 16, after.0 >> 16);
+            if !before.is_used() { prop_assert_eq!(before, after); }
+            if before.state() == State::Closed { prop_assert_eq!(after.state(), State::Closed); }
+            if before.is_open() { prop_assert!(after.state() >= before.state()); }
+        }
+
+        /// The masks say what a loop over the eight bytes says.
+        #[test]
+        fn masks_equal_loops(tags: u64, tag in 1u8..128, near: bool) {
+            let tags = if near { tags & (0x0101_0101_0101_0101 * u64::from(tag | 0x80)) } else { tags };
+            let bytes = tags.to_le_bytes();
+            for (mask, want) in [
+                (ways_with_tag(tags, tag), bytes.map(|b| b & 0x7f == tag)),
+                (unprotected_ways(tags), bytes.map(|b| b & TAG_PROTECTED == 0)),
+                (unused_ways(tags), bytes.map(|b| b == 0)),
+            ] {
+                prop_assert_eq!(mask.to_le_bytes().map(|b| b == 0x80), want);
+                prop_assert_eq!(mask & LOW7, 0);
+                let mut rest = mask;
+                for way in (0..8).filter(|&w| want[w]) {
+                    prop_assert_eq!(first_way(rest) as usize, way);
+                    rest = without_first(rest);
+                }
+                prop_assert_eq!(rest, 0);
+            }
+        }
+    }
+}

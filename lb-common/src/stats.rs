@@ -1,0 +1,77 @@
+//! Counters. All of them only rise; the agent adds up the CPUs.
+
+/// Index of the client-to-backend direction in a pair of counters.
+pub const FROM_CLIENT: usize = 0;
+/// Index of the backend-to-client direction in a pair of counters.
+pub const FROM_BACKEND: usize = 1;
+
+/// Buckets of the first-byte histogram. Bucket `i` counts times below 2^i ticks and not below 2^(i-1).
+pub const FIRST_BYTE_BUCKETS: usize = 32;
+
+map_value! {
+    /// Per backend and CPU.
+    pub struct BackendStats {
+        /// Forwarded packets by direction.
+        pub packets: [u64; 2],
+        /// Bytes of their IP packets by direction (layer 3, without Ethernet and padding).
+        pub bytes: [u64; 2],
+        /// Flows that were given to the backend.
+        pub new_flows: u64,
+        /// Flows that it refused: RST in answer to the SYN.
+        pub refused: u64,
+        /// Responses whose time to first byte was measured (the sum of `first_byte`).
+        pub responses: u64,
+        /// Sum of those times in ticks.
+        pub first_byte_ticks: u64,
+        /// log2 histogram of the time from request to first response byte, in ticks.
+        pub first_byte: [u64; FIRST_BYTE_BUCKETS],
+    }
+}
+
+map_value! {
+    /// Per service and CPU.
+    pub struct ServiceStats {
+        /// Forwarded packets by direction.
+        pub packets: [u64; 2],
+        /// Bytes of their IP packets by direction.
+        pub bytes: [u64; 2],
+        /// Flows that were created.
+        pub new_flows: u64,
+        /// Of these, how many took an embryonic flow's place.
+        pub recycled_embryonic: u64,
+        /// Of these, how many took a source port that had not rested for their backend.
+        pub reused_unrested: u64,
+        /// SYNs dropped because no slot could be claimed.
+        pub table_full: u64,
+    }
+}
+
+map_value! {
+    /// Per backend, shared by all CPUs and changed with atomic adds at a flow's transitions only.
+    pub struct BackendLoad {
+        /// Flows that hold a slot and are not closed, embryonic ones included.
+        pub flows: u64,
+        /// Flows that wait for an answer.
+        pub waiting: u64,
+    }
+}
+
+/// Bucket of [`BackendStats::first_byte`] for a time in ticks.
+#[inline(always)]
+#[must_use]
+pub const fn first_byte_bucket(t: u32) -> u32 {
+    let bits = 32 - t.leading_zeros();
+    if bits >= FIRST_BYTE_BUCKETS as u32 { FIRST_BYTE_BUCKETS as u32 - 1 } else { bits }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_powers_of_two() {
+        for (t, bucket) in [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3), (1 << 30, 31), (u32::MAX, 31)] {
+            assert_eq!(first_byte_bucket(t), bucket, "{t}");
+        }
+    }
+}
