@@ -13,6 +13,10 @@ use lb_common::node::Node;
 use lb_common::ring::Ring;
 use lb_common::service::{Service, ServiceKey, VipFlags};
 
+pub mod counters;
+
+pub use counters::{Counters, SlotCensus};
+
 /// Everything the agent writes to the kernel, as a value. Unused entries are absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tables {
