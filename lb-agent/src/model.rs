@@ -44,6 +44,20 @@ pub struct ServiceSpec {
     pub backends: Vec<BackendSpec>,
 }
 
+impl ServiceSpec {
+    /// What a packet of this service is looked up by.
+    #[must_use]
+    pub fn key(&self) -> ServiceKey {
+        ServiceKey::tcp(self.vip.ip().into(), self.vip.port().to_be())
+    }
+
+    /// The identity of one of its backends.
+    #[must_use]
+    pub fn backend_key(&self, backend: &BackendSpec) -> BackendKey {
+        BackendKey { service: self.key(), address: backend.address }
+    }
+}
+
 /// One `[[service.backend]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendSpec {
