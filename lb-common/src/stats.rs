@@ -56,6 +56,82 @@ map_value! {
     }
 }
 
+impl BackendStats {
+    /// Nothing counted.
+    pub const ZERO: Self = Self {
+        packets: [0; 2],
+        bytes: [0; 2],
+        new_flows: 0,
+        refused: 0,
+        responses: 0,
+        first_byte_ticks: 0,
+        first_byte: [0; FIRST_BYTE_BUCKETS],
+    };
+
+    /// Both together: another CPU's share, or what was counted before.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        self.zip(other, u64::wrapping_add)
+    }
+
+    /// What was counted since `earlier`; 0 in a counter that is smaller now.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        self.zip(earlier, u64::saturating_sub)
+    }
+
+    fn zip(&self, other: &Self, f: fn(u64, u64) -> u64) -> Self {
+        Self {
+            packets: zip(&self.packets, &other.packets, f),
+            bytes: zip(&self.bytes, &other.bytes, f),
+            new_flows: f(self.new_flows, other.new_flows),
+            refused: f(self.refused, other.refused),
+            responses: f(self.responses, other.responses),
+            first_byte_ticks: f(self.first_byte_ticks, other.first_byte_ticks),
+            first_byte: zip(&self.first_byte, &other.first_byte, f),
+        }
+    }
+}
+
+impl ServiceStats {
+    /// Nothing counted.
+    pub const ZERO: Self = Self {
+        packets: [0; 2],
+        bytes: [0; 2],
+        new_flows: 0,
+        recycled_embryonic: 0,
+        reused_unrested: 0,
+        table_full: 0,
+    };
+
+    /// Both together: another CPU's share, or what was counted before.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        self.zip(other, u64::wrapping_add)
+    }
+
+    /// What was counted since `earlier`; 0 in a counter that is smaller now.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        self.zip(earlier, u64::saturating_sub)
+    }
+
+    fn zip(&self, other: &Self, f: fn(u64, u64) -> u64) -> Self {
+        Self {
+            packets: zip(&self.packets, &other.packets, f),
+            bytes: zip(&self.bytes, &other.bytes, f),
+            new_flows: f(self.new_flows, other.new_flows),
+            recycled_embryonic: f(self.recycled_embryonic, other.recycled_embryonic),
+            reused_unrested: f(self.reused_unrested, other.reused_unrested),
+            table_full: f(self.table_full, other.table_full),
+        }
+    }
+}
+
+fn zip<const N: usize>(a: &[u64; N], b: &[u64; N], f: fn(u64, u64) -> u64) -> [u64; N] {
+    core::array::from_fn(|i| f(a[i], b[i]))
+}
+
 /// Bucket of [`BackendStats::first_byte`] for a time in ticks.
 #[inline(always)]
 #[must_use]
@@ -67,6 +143,16 @@ pub const fn first_byte_bucket(t: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sums_and_differences_are_per_counter() {
+        let mut a = BackendStats { new_flows: 3, bytes: [10, 20], ..BackendStats::ZERO };
+        a.first_byte[7] = 2;
+        assert_eq!(a.plus(&a).since(&a), a);
+        assert_eq!(BackendStats::ZERO.since(&a), BackendStats::ZERO);
+        let s = ServiceStats { table_full: 3, packets: [1, 2], ..ServiceStats::ZERO };
+        assert_eq!(s.plus(&s).since(&s), s);
+    }
 
     #[test]
     fn buckets_are_powers_of_two() {
