@@ -1,1 +1,8 @@
-//! placeholder
+//! What the tests that need a kernel stand on: a packet builder, network-namespace labs, real servers and
+//! load, and the check for privileges.
+//!
+//! This crate is test support: a panic here is a failed test, with the reason in its message.
+#![expect(clippy::panic, clippy::expect_used, reason = "a panic here is how a test fails")]
+
+pub mod packet;
+pub mod privilege;

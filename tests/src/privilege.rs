@@ -1,0 +1,28 @@
+//! What a test may ask of the machine it runs on.
+
+use std::io::Write;
+
+/// Why this process cannot make namespaces and load programs; `Ok` when it can.
+///
+/// # Errors
+/// The reason, for a message.
+pub fn root() -> Result<(), String> {
+    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err("needs root".to_owned()) }
+}
+
+/// Says on stderr that a test did not run. The runner counts these lines, so they must not be captured.
+pub fn skipped(test: &str, why: &str) {
+    // A test cannot do anything about a closed stderr.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
+}
+
+/// Returns from the test, with a line `SKIPPED: test: why` on stderr, when it does not run as root.
+#[macro_export]
+macro_rules! require_root {
+    ($test:expr) => {
+        if let Err(why) = $crate::privilege::root() {
+            $crate::privilege::skipped($test, &why);
+            return;
+        }
+    };
+}
