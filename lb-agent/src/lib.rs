@@ -4,4 +4,5 @@
 //! `aya` appears only under [`dataplane::ebpf`]; `tokio` in no pure module.
 
 pub mod dataplane;
+pub mod health;
 pub mod model;
