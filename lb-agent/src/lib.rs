@@ -6,3 +6,4 @@
 pub mod dataplane;
 pub mod health;
 pub mod model;
+pub mod object;
