@@ -5,5 +5,7 @@
 
 pub mod dataplane;
 pub mod health;
+pub mod metrics;
 pub mod model;
 pub mod object;
+pub mod status;

@@ -1,0 +1,214 @@
+//! What the agent says of itself: the value behind `/status`, `lb-agent status` and the metrics' labels.
+#![forbid(unsafe_code)]
+
+pub mod render;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use lb_common::stats::BackendLoad;
+use serde::{Deserialize, Serialize};
+
+use crate::dataplane::{Counters, SlotCensus};
+use crate::model::HealthState;
+use lb_common::flow::State;
+
+/// Everything at one moment. Numbers that the data path counts are filled in by [`Status::fill`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// When the agent started.
+    #[serde(with = "rfc3339")]
+    pub started: SystemTime,
+    /// Path of the configuration file in use.
+    pub config: String,
+    /// When it was read.
+    #[serde(with = "rfc3339")]
+    pub config_loaded: SystemTime,
+    /// Empty once the program is attached and every backend was checked; the reasons why not before that.
+    pub not_ready: Vec<String>,
+    /// Where the program is attached.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// In the order of the configuration.
+    pub services: Vec<ServiceStatus>,
+    /// Use of the flow table; absent when it could not be read.
+    pub flow_table: Option<FlowTableStatus>,
+    /// How writing to the kernel goes.
+    pub dataplane: DataplaneStatus,
+}
+
+/// An interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Name.
+    pub name: String,
+    /// Kernel index.
+    pub ifindex: u32,
+    /// Own MAC.
+    pub mac: String,
+    /// `native`, `generic`, or `detached`.
+    pub xdp_mode: String,
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Name.
+    pub name: String,
+    /// Id in the kernel's maps; absent until it has one.
+    pub id: Option<u16>,
+    /// What clients connect to.
+    pub vip: SocketAddr,
+    /// `nat`.
+    pub forwarding: String,
+    /// `maglev`, `round-robin`, `least-conn`.
+    pub scheduler: String,
+    /// No backend is healthy, new flows are spread over all of them.
+    pub fail_open: bool,
+    /// In the order of the configuration.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// A backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Name.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Id in the kernel's maps; absent until it has one.
+    pub id: Option<u16>,
+    /// Generation of that id.
+    pub generation: Option<u16>,
+    /// Configured weight.
+    pub weight: u16,
+    /// Whether it gets new flows.
+    pub in_ring: bool,
+    /// `starting`, `healthy`, `suspect`, `dead`.
+    pub state: String,
+    /// Since when.
+    #[serde(with = "rfc3339")]
+    pub since: SystemTime,
+    /// Why it is in that state.
+    pub why: String,
+    /// How it is reached; absent while that is not known.
+    pub next_hop: Option<NextHopStatus>,
+    /// Open flows; absent when they could not be read.
+    pub flows: Option<u64>,
+    /// Of these, those that wait for an answer.
+    pub waiting: Option<u64>,
+    /// Flows it was given since the agent started.
+    pub new_flows: Option<u64>,
+}
+
+/// A backend's next hop on layer 2.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHopStatus {
+    /// Name of the interface, or its index when it is not one of ours.
+    pub interface: String,
+    /// MAC of the backend or of its gateway.
+    pub mac: String,
+    /// VLAN ids, outermost first.
+    pub vlans: Vec<u16>,
+}
+
+/// Use of the flow table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowTableStatus {
+    /// Slots.
+    pub capacity: u64,
+    /// Slots that were never used.
+    pub free: u64,
+    /// Unfinished handshakes.
+    pub embryonic: u64,
+    /// Established flows.
+    pub established: u64,
+    /// Closed flows, whose slots are free to be taken.
+    pub closed: u64,
+}
+
+/// How writing to the kernel goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataplaneStatus {
+    /// Something that was decided is not in the kernel yet.
+    pub pending: bool,
+    /// Failed operations since the start.
+    pub errors: u64,
+    /// The last of them; kept after it was mended, for whoever looks later.
+    pub last_error: Option<String>,
+    /// Map entries that were found changed by someone else.
+    pub drift: u64,
+}
+
+impl Status {
+    /// Whether the node may be given traffic.
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        self.not_ready.is_empty()
+    }
+
+    /// Backends whose next hop is not known.
+    #[must_use]
+    pub fn unresolved(&self) -> usize {
+        self.services.iter().flat_map(|s| &s.backends).filter(|b| b.next_hop.is_none()).count()
+    }
+
+    /// Adds what the data path counts at this moment. What cannot be read stays absent.
+    ///
+    /// `new_flows` gives a backend's total by service and name.
+    pub fn fill(&mut self, counters: &dyn Counters, new_flows: impl Fn(&str, &str) -> Option<u64>) {
+        self.flow_table = counters.census().ok().map(|c| FlowTableStatus::from(&c));
+        for service in &mut self.services {
+            for b in &mut service.backends {
+                let load: Option<BackendLoad> = b.id.and_then(|id| counters.load(id).ok());
+                b.flows = load.map(|l| l.flows);
+                b.waiting = load.map(|l| l.waiting);
+                b.new_flows = new_flows(&service.name, &b.name);
+            }
+        }
+    }
+}
+
+impl ServiceStatus {
+    /// How many backends are in this state.
+    #[must_use]
+    pub fn in_state(&self, state: HealthState) -> usize {
+        self.backends.iter().filter(|b| b.state == state.name()).count()
+    }
+}
+
+impl From<&SlotCensus> for FlowTableStatus {
+    fn from(c: &SlotCensus) -> Self {
+        Self {
+            capacity: c.capacity(),
+            free: c.count(State::Free),
+            embryonic: c.count(State::Claiming) + c.count(State::Syn) + c.count(State::Answered),
+            established: c.count(State::Established),
+            closed: c.count(State::Closed),
+        }
+    }
+}
+
+/// A MAC address as people write it.
+#[must_use]
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|b| format!("{b:02x}")).join(":")
+}
+
+mod rfc3339 {
+    use std::time::SystemTime;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(t: &SystemTime, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&humantime::format_rfc3339_millis(*t))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SystemTime, D::Error> {
+        let text = String::deserialize(d)?;
+        humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
+    }
+}

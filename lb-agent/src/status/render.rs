@@ -1,0 +1,172 @@
+//! [`Status`] as a table for people.
+
+use std::fmt::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use super::{BackendStatus, ServiceStatus, Status};
+
+/// The status as text, as of `now`. Plain ASCII apart from names, no colours, lines end without blanks.
+#[must_use]
+pub fn render(status: &Status, now: SystemTime) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_all(&mut out, status, now);
+    out
+}
+
+fn write_all(out: &mut String, s: &Status, now: SystemTime) -> fmt::Result {
+    let ready =
+        if s.is_ready() { "ready".to_owned() } else { format!("NOT READY: {}", s.not_ready.join("; ")) };
+    writeln!(out, "lb-agent {}, up {}, {ready}", s.version, ago(s.started, now))?;
+    writeln!(out, "config {}, loaded {} ago", s.config, ago(s.config_loaded, now))?;
+    for i in &s.interfaces {
+        writeln!(out, "interface {}: xdp {}, {}", i.name, i.xdp_mode, i.mac)?;
+    }
+    write_table_use(out, s)?;
+    write_dataplane(out, s)?;
+    for service in &s.services {
+        writeln!(out)?;
+        write_service(out, service, now)?;
+    }
+    Ok(())
+}
+
+fn write_table_use(out: &mut String, s: &Status) -> fmt::Result {
+    let Some(t) = &s.flow_table else {
+        return writeln!(out, "flow table: cannot be read");
+    };
+    let live = t.embryonic + t.established;
+    let percent = (live * 100).checked_div(t.capacity).unwrap_or(0);
+    writeln!(
+        out,
+        "flow table: {live} of {} slots live ({percent} %): {} established, {} in handshake; {} closed, {} never used",
+        t.capacity, t.established, t.embryonic, t.closed, t.free
+    )
+}
+
+fn write_dataplane(out: &mut String, s: &Status) -> fmt::Result {
+    let d = &s.dataplane;
+    if d.pending {
+        writeln!(out, "PENDING: the kernel does not have the latest state yet")?;
+    }
+    if let Some(e) = &d.last_error {
+        writeln!(out, "errors on the data path: {}, the last: {e}", d.errors)?;
+    }
+    if d.drift > 0 {
+        writeln!(out, "map entries changed by someone else and put right: {}", d.drift)?;
+    }
+    Ok(())
+}
+
+fn write_service(out: &mut String, s: &ServiceStatus, now: SystemTime) -> fmt::Result {
+    let open = if s.fail_open { ", FAIL OPEN: no backend is healthy, all of them get flows" } else { "" };
+    writeln!(out, "service {} {} {} {}{open}", s.name, s.vip, s.forwarding, s.scheduler)?;
+    let head = [
+        "BACKEND", "ADDRESS", "STATE", "FOR", "WEIGHT", "RING", "FLOWS", "WAITING", "NEW", "NEXT HOP", "WHY",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    rows.extend(s.backends.iter().map(|b| row(b, now)));
+    write_columns(out, &rows)
+}
+
+fn row(b: &BackendStatus, now: SystemTime) -> [String; 11] {
+    let hop = b.next_hop.as_ref().map_or_else(
+        || "UNRESOLVED".to_owned(),
+        |h| {
+            let vlans: String = h.vlans.iter().map(|v| format!(" vlan {v}")).collect();
+            format!("{} {}{vlans}", h.interface, h.mac)
+        },
+    );
+    [
+        b.name.clone(),
+        b.address.to_string(),
+        b.state.clone(),
+        ago(b.since, now),
+        b.weight.to_string(),
+        if b.in_ring { "yes" } else { "no" }.to_owned(),
+        number(b.flows),
+        number(b.waiting),
+        number(b.new_flows),
+        hop,
+        b.why.clone(),
+    ]
+}
+
+fn write_columns<const N: usize>(out: &mut String, rows: &[[String; N]]) -> fmt::Result {
+    let width: [usize; N] =
+        std::array::from_fn(|i| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0));
+    for r in rows {
+        let line: String = r.iter().zip(width).map(|(cell, w)| format!("  {cell:<w$}")).collect();
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn number(n: Option<u64>) -> String {
+    n.map_or_else(|| "?".to_owned(), |n| n.to_string())
+}
+
+/// Time since `then` in at most two units; 0s when the clock was set back.
+fn ago(then: SystemTime, now: SystemTime) -> String {
+    let seconds = now.duration_since(then).unwrap_or_default().as_secs();
+    let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::DataplaneStatus;
+    use crate::status::testing::sample_status;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
+    }
+
+    #[test]
+    fn table() {
+        insta::assert_snapshot!(render(&sample_status(at(0)), at(3700)), @r"
+        lb-agent 0.1.0, up 1h 1m, ready
+        config /etc/evenkeel/lb.toml, loaded 1h 1m ago
+        interface eth0: xdp native, 02:00:00:00:00:aa
+        flow table: 317 of 31744 slots live (0 %): 313 established, 4 in handshake; 427 closed, 31000 never used
+
+        service superset 10.77.0.100:80 nat maglev
+          BACKEND     ADDRESS          STATE    FOR    WEIGHT  RING  FLOWS  WAITING  NEW   NEXT HOP                        WHY
+          superset-1  10.77.0.11:8088  healthy  1h 1m  100     yes   7      2        4711  eth0 02:00:00:00:00:01 vlan 12  2 good checks in a row
+          superset-2  10.77.0.11:8088  dead     1h 1m  100     no    ?      ?        ?     UNRESOLVED                      connection refused (3 in a row)
+        ");
+    }
+
+    #[test]
+    fn trouble_is_loud() {
+        let mut s = sample_status(at(0));
+        s.not_ready = vec!["eth0: not attached".into(), "superset/superset-1: not checked yet".into()];
+        s.services[0].fail_open = true;
+        s.flow_table = None;
+        s.dataplane = DataplaneStatus {
+            pending: true,
+            errors: 3,
+            last_error: Some("RINGS[1]: set: No space left on device".into()),
+            drift: 2,
+        };
+        let text = render(&s, at(0));
+        for want in [
+            "NOT READY: eth0: not attached; superset/superset-1: not checked yet",
+            "FAIL OPEN",
+            "flow table: cannot be read",
+            "PENDING",
+            "errors on the data path: 3, the last: RINGS[1]: set: No space left on device",
+            "changed by someone else and put right: 2",
+        ] {
+            assert!(text.contains(want), "{want}\n{text}");
+        }
+    }
+
+    #[test]
+    fn json_round_trip_and_times_are_text() {
+        let json = serde_json::to_value(sample_status(at(0))).unwrap();
+        assert_eq!(json["started"], "2023-11-14T22:13:20.000Z");
+        assert_eq!(serde_json::from_value::<Status>(json).unwrap(), sample_status(at(0)));
+    }
+}
