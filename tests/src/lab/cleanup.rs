@@ -1,0 +1,147 @@
+//! Nothing of a lab outlives it: not on drop, not after a panic, not after Ctrl-C.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
+use nix::unistd::Pid;
+
+/// Every namespace that a lab makes is called `ek-<pid>-…`.
+const PREFIX: &str = "ek-";
+
+/// Which labs [`clean`] removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those whose maker does not run any more.
+    Abandoned,
+    /// Those that are in use, too.
+    All,
+}
+
+/// Ends every process in namespaces of former labs and removes them. Says which namespaces there were.
+#[must_use]
+pub fn clean(which: Which) -> Vec<String> {
+    let names: Vec<_> = std::fs::read_dir("/run/netns")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| owner(name).is_some_and(|pid| which == Which::All || kill(pid, None).is_err()))
+        .collect();
+    for name in &names {
+        remove(name);
+    }
+    names
+}
+
+/// The name of a namespace of this process; `part` tells them apart.
+pub(super) fn name(part: &str) -> String {
+    format!("{PREFIX}{}-{part}", std::process::id())
+}
+
+/// The process that a namespace belongs to, from its name.
+fn owner(name: &str) -> Option<Pid> {
+    let pid = name.strip_prefix(PREFIX)?.split('-').next()?;
+    pid.parse().ok().map(Pid::from_raw)
+}
+
+static NAMES: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+fn names() -> MutexGuard<'static, BTreeSet<String>> {
+    NAMES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Puts a namespace on the list of what a signal must remove.
+pub(super) fn remember(name: &str) {
+    static HANDLERS: Once = Once::new();
+    HANDLERS.call_once(install_handlers);
+    names().insert(name.to_owned());
+}
+
+/// Takes a namespace off that list, because it is to stay.
+pub(super) fn forget(name: &str) {
+    names().remove(name);
+}
+
+/// Ends what runs in a namespace and removes it. Does nothing when it was forgotten or is gone.
+pub(super) fn remove(name: &str) {
+    for pid in processes(name) {
+        // It may have ended by itself meanwhile.
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+    // Interfaces go with the namespace, once the last process in it is gone.
+    let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
+    names().remove(name);
+}
+
+/// The processes in a namespace, other than this one.
+fn processes(name: &str) -> Vec<Pid> {
+    let Ok(output) = Command::new("ip").args(["netns", "pids", name]).stderr(Stdio::null()).output() else {
+        return Vec::new();
+    };
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| line.trim().parse().ok().map(Pid::from_raw))
+        .filter(|pid| *pid != Pid::this())
+        .collect()
+}
+
+/// Where the signal handler writes to; a handler may do little more than write.
+static PIPE: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn on_signal(signal: i32) {
+    let byte = signal.to_ne_bytes();
+    // SAFETY: `write` is async-signal-safe and reads four bytes that live on this stack.
+    unsafe { libc::write(PIPE.load(Ordering::Relaxed), byte.as_ptr().cast(), byte.len()) };
+}
+
+/// SIGINT, SIGTERM and SIGHUP remove every namespace on the list and then end the process as a shell
+/// expects it (128 and the signal's number). Handlers that are there already stay.
+fn install_handlers() {
+    let Ok((reader, writer)) = nix::unistd::pipe() else { return };
+    let writer: RawFd = {
+        let raw = writer.as_raw_fd();
+        // The handler needs it for as long as the process lives.
+        std::mem::forget::<OwnedFd>(writer);
+        raw
+    };
+    PIPE.store(writer, Ordering::Relaxed);
+    std::thread::spawn(move || {
+        let mut number = [0; 4];
+        if std::fs::File::from(reader).read_exact(&mut number).is_ok() {
+            let left: Vec<_> = names().iter().cloned().collect();
+            for name in left {
+                remove(&name);
+            }
+            std::process::exit(128 + i32::from_ne_bytes(number));
+        }
+    });
+    let action = SigAction::new(SigHandler::Handler(on_signal), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: the handler only loads an atomic and calls `write`.
+        let before = unsafe { sigaction(signal, &action) };
+        if let Ok(before) = before
+            && !matches!(before.handler(), SigHandler::SigDfl)
+        {
+            // SAFETY: puts back the handler that was there.
+            let _ = unsafe { sigaction(signal, &before) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_their_owner() {
+        assert_eq!(owner(&name("0-client")), Some(Pid::this()));
+        for foreign in ["client", "ek-", "ek-x-client", "other-12-client"] {
+            assert_eq!(owner(foreign), None, "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Networks of namespaces: a client, a balancer and backends, IPv4 and IPv6 at once.
+//!
+//! ```text
+//! one arm:   client ─┐                      two arms:  client ── lb ── switch ─┬─ backend-1
+//!            lb ─────┼─ switch                                                 └─ backend-2 …
+//!            backend-1 … ┘
+//! ```
+//!
+//! Needs root, `ip`, `tc` and `ethtool`. Everything is gone when the [`Lab`] is dropped, after a panic, and
+//! after SIGINT, SIGTERM or SIGHUP; [`clean`] removes what a killed process left.
+
+mod cleanup;
+mod namespace;
+mod process;
+mod topology;
+
+use std::collections::BTreeMap;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+pub use cleanup::{Which, clean};
+use namespace::Namespace;
+pub use process::Process;
+use topology::Wiring;
+pub use topology::{Arms, Topology, backend_host};
+
+/// Host name of the client.
+pub const CLIENT: &str = "client";
+/// Host name of the balancer.
+pub const LB: &str = "lb";
+/// Host name of the switch: a bridge `br0` with a port called after each host. Nothing runs in it.
+pub const SWITCH: &str = "switch";
+
+/// A running network.
+#[derive(Debug)]
+pub struct Lab {
+    topology: Topology,
+    hosts: BTreeMap<String, Namespace>,
+}
+
+impl Lab {
+    /// Makes the namespaces and wires them.
+    ///
+    /// # Errors
+    /// Names the command that failed and what it said. What was made until then is removed.
+    pub fn new(topology: Topology) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let names = [CLIENT, LB, SWITCH].map(str::to_owned).into_iter();
+        let mut lab = Self { topology, hosts: BTreeMap::new() };
+        for host in names.chain((1..=topology.backends).map(backend_host)) {
+            let namespace = Namespace::create(&cleanup::name(&format!("{number}-{host}")))?;
+            lab.hosts.insert(host, namespace);
+        }
+        let wiring = Wiring {
+            topology: &topology,
+            client: lab.host(CLIENT)?,
+            lb: lab.host(LB)?,
+            switch: lab.host(SWITCH)?,
+            backends: (1..=topology.backends).map(|n| lab.host(&backend_host(n))).collect::<Result<_>>()?,
+        };
+        wiring.connect().context("wire the lab")?;
+        Ok(lab)
+    }
+
+    /// What was asked for; it also knows every address.
+    #[must_use]
+    pub const fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Name of a host's namespace, for `ip netns exec`.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn namespace(&self, host: &str) -> Result<&str> {
+        Ok(self.host(host)?.name())
+    }
+
+    /// Runs a program in a host, waits for it and returns its standard output.
+    ///
+    /// # Errors
+    /// When it cannot be started or its exit status is not 0; the error then holds what it printed.
+    pub fn exec(&self, host: &str, command: &[&str]) -> Result<String> {
+        let (program, arguments) = command.split_first().context("an empty command")?;
+        let output = self.output(host, Command::new(program).args(arguments))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        ensure!(
+            output.status.success(),
+            "{} in {host}: {}: {} {}",
+            command.join(" "),
+            output.status,
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a prepared command in a host and waits for it, whatever its exit status.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn output(&self, host: &str, command: &mut Command) -> Result<Output> {
+        self.host(host)?.output(command)
+    }
+
+    /// Starts a prepared command in a host.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&self, host: &str, command: &mut Command) -> Result<Process> {
+        self.host(host)?.place(command)?;
+        Process::start(command)
+    }
+
+    /// Runs code in a host, on a thread of its own. Sockets and threads that it makes stay in the host; a
+    /// runtime must be built inside of it.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn in_ns<T: Send>(&self, host: &str, f: impl FnOnce() -> T + Send) -> Result<T> {
+        self.host(host)?.enter(f)
+    }
+
+    /// Lets the network stay after this process; [`clean`] removes it. Returns the namespaces' names by host.
+    #[must_use]
+    #[expect(clippy::mem_forget, reason = "dropping is what would remove them")]
+    pub fn keep(self) -> BTreeMap<String, String> {
+        let name = |(host, namespace): (String, Namespace)| {
+            let name = namespace.name().to_owned();
+            cleanup::forget(&name);
+            std::mem::forget(namespace);
+            (host, name)
+        };
+        self.hosts.into_iter().map(name).collect()
+    }
+
+    fn host(&self, host: &str) -> Result<&Namespace> {
+        self.hosts.get(host).with_context(|| format!("no host {host} in this lab"))
+    }
+}
+
+/// Looks every 5 ms whether `condition` holds. Returns how long it took.
+///
+/// # Errors
+/// When it does not hold within `limit`; `what` is the condition in words.
+pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) -> Result<Duration> {
+    let start = Instant::now();
+    while !condition() {
+        ensure!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(start.elapsed())
+}

@@ -1,0 +1,257 @@
+//! Which hosts there are, how they are wired, and what they are called.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Result;
+
+use super::namespace::Namespace;
+use crate::packet::world::Family;
+
+/// Where the balancer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arms {
+    /// Client, balancer and backends on one segment; the balancer has `eth0`. The VIP is an unused address
+    /// of the segment: somebody must answer ARP and NDP for it.
+    One,
+    /// The balancer is the client's router, `eth0` towards the client and `eth1` towards the backends. The
+    /// VIP is an address that the client has no other route to.
+    Two,
+}
+
+/// What a lab looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// One or two arms.
+    pub arms: Arms,
+    /// Backends, 1 to 80.
+    pub backends: u8,
+    /// Queues of every interface, receiving and sending. XDP in a veth runs on as many CPUs at once.
+    pub queues: u8,
+    /// MTU of every interface.
+    pub mtu: u16,
+}
+
+impl Topology {
+    /// One segment, two queues, MTU 1500.
+    #[must_use]
+    pub const fn one_arm(backends: u8) -> Self {
+        Self { arms: Arms::One, backends, queues: 2, mtu: 1500 }
+    }
+
+    /// The balancer as a router, two queues, MTU 1500.
+    #[must_use]
+    pub const fn two_arm(backends: u8) -> Self {
+        Self { arms: Arms::Two, ..Self::one_arm(backends) }
+    }
+
+    /// The balancer's interfaces.
+    #[must_use]
+    pub const fn interfaces(&self) -> &'static [&'static str] {
+        match self.arms {
+            Arms::One => &["eth0"],
+            Arms::Two => &["eth0", "eth1"],
+        }
+    }
+
+    /// The client.
+    #[must_use]
+    pub fn client(&self, family: Family) -> IpAddr {
+        address(self.client_net(), 10, family)
+    }
+
+    /// The balancer on the client's side.
+    #[must_use]
+    pub fn front(&self, family: Family) -> IpAddr {
+        address(self.client_net(), 1, family)
+    }
+
+    /// The balancer on the backends' side: an address of its own, and the lab's SNAT address.
+    #[must_use]
+    pub fn snat(&self, family: Family) -> IpAddr {
+        address(self.server_net(), 1, family)
+    }
+
+    /// What the client connects to.
+    #[must_use]
+    pub fn vip(&self, family: Family) -> SocketAddr {
+        let net = match self.arms {
+            Arms::One => 0,
+            Arms::Two => 9,
+        };
+        SocketAddr::new(address(net, 100, family), 80)
+    }
+
+    /// Where backend `n`, from 1, listens: port 8088.
+    #[must_use]
+    pub fn backend(&self, n: u8, family: Family) -> SocketAddr {
+        SocketAddr::new(address(self.server_net(), 10 + n, family), 8088)
+    }
+
+    const fn client_net(&self) -> u8 {
+        match self.arms {
+            Arms::One => 0,
+            Arms::Two => 1,
+        }
+    }
+
+    const fn server_net(&self) -> u8 {
+        match self.arms {
+            Arms::One => 0,
+            Arms::Two => 2,
+        }
+    }
+}
+
+/// Host name of backend `n`, from 1.
+#[must_use]
+pub fn backend_host(n: u8) -> String {
+    format!("backend-{n}")
+}
+
+/// `10.77.net.host` or `fd77:net::host`, with the host's number written alike in both.
+fn address(net: u8, host: u8, family: Family) -> IpAddr {
+    let text = match family {
+        Family::V4 => format!("10.77.{net}.{host}"),
+        Family::V6 => format!("fd77:{net}::{host}"),
+    };
+    text.parse().expect("made of numbers")
+}
+
+fn prefix(family: Family) -> u8 {
+    match family {
+        Family::V4 => 24,
+        Family::V6 => 64,
+    }
+}
+
+/// Every namespace of a lab while it is wired.
+pub(super) struct Wiring<'a> {
+    pub(super) topology: &'a Topology,
+    pub(super) client: &'a Namespace,
+    pub(super) lb: &'a Namespace,
+    pub(super) switch: &'a Namespace,
+    pub(super) backends: Vec<&'a Namespace>,
+}
+
+/// An end of a veth pair.
+struct End<'a> {
+    namespace: &'a Namespace,
+    device: &'a str,
+    /// The other end is the balancer's.
+    faces_balancer: bool,
+}
+
+impl Wiring<'_> {
+    /// Wires and addresses everything.
+    pub(super) fn connect(&self) -> Result<()> {
+        self.settle_hosts()?;
+        self.switch.ip("link add br0 type bridge mcast_snooping 0\nlink set br0 up\n")?;
+        match self.topology.arms {
+            Arms::One => {
+                self.plug(self.lb, "eth0", "lb")?;
+                self.plug(self.client, "eth0", "client")?;
+            }
+            Arms::Two => {
+                self.pair(self.lb, "eth0", (self.client, "eth0"))?;
+                self.plug(self.lb, "eth1", "lb")?;
+            }
+        }
+        for (n, backend) in (1..).zip(&self.backends) {
+            self.plug(backend, "eth0", &backend_host(n))?;
+        }
+        self.address_hosts()
+    }
+
+    /// What must be set before there is an interface: no duplicate address detection, which would delay
+    /// IPv6 by a second, no router discovery, and local ports apart from the SNAT ports.
+    fn settle_hosts(&self) -> Result<()> {
+        let mut hosts = vec![self.client, self.lb];
+        hosts.extend(&self.backends);
+        for host in hosts {
+            host.sysctl(&[
+                ("ipv6/conf/all/accept_dad", "0"),
+                ("ipv6/conf/default/accept_dad", "0"),
+                ("ipv6/conf/default/accept_ra", "0"),
+                ("ipv4/conf/all/rp_filter", "0"),
+                ("ipv4/conf/default/rp_filter", "0"),
+            ])?;
+        }
+        self.lb.sysctl(&[("ipv4/ip_local_port_range", "32768 60999")])?;
+        // More concurrent connections and more of them in TIME_WAIT than the default range has ports for.
+        self.client.sysctl(&[("ipv4/ip_local_port_range", "1024 65535")])?;
+        self.switch.sysctl(&[("ipv6/conf/default/disable_ipv6", "1")])?;
+        if self.topology.arms == Arms::Two {
+            self.lb.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
+        }
+        Ok(())
+    }
+
+    /// Connects a host to the switch by a port that is called after it.
+    fn plug(&self, host: &Namespace, device: &str, port: &str) -> Result<()> {
+        self.pair(host, device, (self.switch, port))?;
+        self.switch.ip(&format!("link set {port} master br0\n"))
+    }
+
+    /// A veth pair with both ends up and every offload off that would make frames look other than they do
+    /// on a wire.
+    fn pair(&self, host: &Namespace, device: &str, peer: (&Namespace, &str)) -> Result<()> {
+        let (queues, mtu) = (self.topology.queues, self.topology.mtu);
+        let common = format!("mtu {mtu} numtxqueues {queues} numrxqueues {queues}");
+        let (other, port) = peer;
+        host.ip(&format!(
+            "link add {device} {common} type veth peer name {port} {common} netns {}\n",
+            other.name()
+        ))?;
+        let of_balancer = host.name() == self.lb.name();
+        for end in [
+            End { namespace: host, device, faces_balancer: false },
+            End { namespace: other, device: port, faces_balancer: of_balancer },
+        ] {
+            end.bring_up()?;
+        }
+        Ok(())
+    }
+
+    fn address_hosts(&self) -> Result<()> {
+        let t = self.topology;
+        for family in Family::BOTH {
+            add_address(self.lb, "eth0", t.front(family), family)?;
+            add_address(self.client, "eth0", t.client(family), family)?;
+            for (n, backend) in (1..).zip(&self.backends) {
+                add_address(backend, "eth0", t.backend(n, family).ip(), family)?;
+            }
+            if t.arms == Arms::Two {
+                add_address(self.lb, "eth1", t.snat(family), family)?;
+                add_default_route(self.client, t.front(family))?;
+                for backend in &self.backends {
+                    add_default_route(backend, t.snat(family))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl End<'_> {
+    fn bring_up(&self) -> Result<()> {
+        // XDP sees a frame as the sender left it, so checksums must be there and tags in the frame.
+        let mut features = vec!["tx", "off", "tso", "off", "txvlan", "off", "rxvlan", "off"];
+        if self.faces_balancer {
+            // Without GRO a veth drops what is redirected to it.
+            features.extend(["gro", "on"]);
+        }
+        self.namespace.offloads(self.device, &features)?;
+        self.namespace.ip(&format!("link set {} up\n", self.device))?;
+        // Without a queue a veth drops what its 256-slot ring cannot take.
+        self.namespace.tc(&format!("qdisc replace dev {} root pfifo limit 1000\n", self.device))
+    }
+}
+
+fn add_address(host: &Namespace, device: &str, ip: IpAddr, family: Family) -> Result<()> {
+    let nodad = if ip.is_ipv6() { "nodad" } else { "" };
+    host.ip(&format!("addr add {ip}/{} dev {device} {nodad}\n", prefix(family)))
+}
+
+fn add_default_route(host: &Namespace, via: IpAddr) -> Result<()> {
+    host.ip(&format!("route add default via {via}\n"))
+}
