@@ -222,8 +222,7 @@ async fn what_stays_keeps_its_state_and_what_goes_is_forgotten() {
     let before = checker.snapshot();
     let by_address = |address| *before.iter().find(|(k, _)| k.address == address).unwrap().1;
     assert_eq!([1, 2, 3].map(|n| by_address(host(n)).state), [Dead, Healthy, Healthy]);
-    assert_eq!(by_address(host(1)).consecutive, by_address(host(2)).consecutive);
-    assert!(by_address(host(2)).consecutive >= 8);
+    assert!([1, 2, 3].iter().all(|n| by_address(host(*n)).consecutive >= 8), "{before:?}");
 
     // One goes, one comes, the order changes.
     checker.set_targets(&[service(&spec, [host(4), host(2), host(1)])]).unwrap();
