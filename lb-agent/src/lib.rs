@@ -3,8 +3,10 @@
 //! Pure modules (no I/O, no clock): [`model`], [`maglev`], [`plan`], [`reconcile`], [`health::fsm`].
 //! `aya` appears only under [`dataplane::ebpf`]; `tokio` in no pure module.
 
+pub mod admin;
 pub mod dataplane;
 pub mod health;
+pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod object;

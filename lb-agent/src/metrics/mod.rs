@@ -11,8 +11,11 @@ mod kernel;
 pub mod ledger;
 mod sample;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,7 +150,7 @@ impl Metrics {
 
     /// Flows given to each live backend.
     #[must_use]
-    pub fn new_flows(&self) -> std::collections::BTreeMap<BackendLabels, u64> {
+    pub fn new_flows(&self) -> BTreeMap<BackendLabels, u64> {
         self.kernel.backend_totals().into_iter().map(|(labels, t)| (labels, t.new_flows)).collect()
     }
 

@@ -1,61 +1,13 @@
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::time::SystemTime;
 
-use lb_common::reason::{REASONS, Reason};
-use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
+use lb_common::reason::Reason;
+use lb_common::stats::{BackendStats, ServiceStats};
 
+use super::testing::FakeCounters;
 use super::*;
-use crate::dataplane::counters::ReasonCounts;
-use crate::dataplane::{DataplaneError, SlotCensus};
 use crate::status::testing::sample_status;
 use catalog::Kind;
-
-/// Counters that a test writes.
-#[derive(Default)]
-struct Kernel(Mutex<Values>);
-
-#[derive(Default)]
-struct Values {
-    services: BTreeMap<u16, ServiceStats>,
-    backends: BTreeMap<u16, BackendStats>,
-    reasons: BTreeMap<u32, u64>,
-    broken: bool,
-}
-
-impl Kernel {
-    fn get<T>(&self, read: impl FnOnce(&Values) -> T) -> Result<T, DataplaneError> {
-        let values = self.0.lock().unwrap();
-        if values.broken {
-            return Err(DataplaneError { what: "counters".into(), source: anyhow::anyhow!("broken") });
-        }
-        Ok(read(&values))
-    }
-}
-
-impl Counters for Kernel {
-    fn reasons(&self) -> Result<ReasonCounts, DataplaneError> {
-        self.get(|v| {
-            let mut out = [0; REASONS as usize];
-            for (r, n) in &v.reasons {
-                out[*r as usize] = *n;
-            }
-            out
-        })
-    }
-    fn service(&self, id: u16) -> Result<ServiceStats, DataplaneError> {
-        self.get(|v| v.services.get(&id).copied().unwrap_or(ServiceStats::ZERO))
-    }
-    fn backend(&self, id: u16) -> Result<BackendStats, DataplaneError> {
-        self.get(|v| v.backends.get(&id).copied().unwrap_or(BackendStats::ZERO))
-    }
-    fn load(&self, id: u16) -> Result<BackendLoad, DataplaneError> {
-        self.get(|_| BackendLoad { flows: u64::from(id) * 10, waiting: u64::from(id) })
-    }
-    fn census(&self) -> Result<SlotCensus, DataplaneError> {
-        self.get(|_| SlotCensus { by_state: [100, 0, 3, 2, 40, 7] })
-    }
-}
 
 fn holder<K>(labels: K, id: u16, generation: u16) -> Holder<K> {
     Holder { labels, id, generation, adopted: false }
@@ -65,8 +17,8 @@ fn labels(backend: &str) -> BackendLabels {
     ("superset".into(), backend.into())
 }
 
-fn fixture() -> (Arc<Kernel>, Metrics) {
-    let kernel = Arc::new(Kernel::default());
+fn fixture() -> (Arc<FakeCounters>, Metrics) {
+    let kernel = Arc::new(FakeCounters::default());
     let status = Arc::new(sample_status(SystemTime::UNIX_EPOCH));
     let metrics = Metrics::new(Box::new(move || status.clone()), kernel.clone()).unwrap();
     metrics.assign(
@@ -110,8 +62,12 @@ fn every_family_of_the_catalog_is_exported_with_its_type_and_labels_and_no_other
 #[test]
 fn every_reason_is_exported_from_zero_and_forwarded_is_the_sum_of_services() {
     let (kernel, m) = fixture();
-    kernel.0.lock().unwrap().reasons.insert(Reason::TableFull as u32, 5);
-    kernel.0.lock().unwrap().services.insert(1, ServiceStats { packets: [30, 12], ..ServiceStats::ZERO });
+    kernel.set(|v| {
+        v.reasons.insert(Reason::TableFull as u32, 5);
+    });
+    kernel.set(|v| {
+        v.services.insert(1, ServiceStats { packets: [30, 12], ..ServiceStats::ZERO });
+    });
     let text = m.text().unwrap();
     for r in Reason::ALL {
         let want = if *r == Reason::TableFull { 5.0 } else { 0.0 };
@@ -126,13 +82,15 @@ fn every_reason_is_exported_from_zero_and_forwarded_is_the_sum_of_services() {
 fn a_reused_id_does_not_give_its_counts_to_the_next_backend() {
     let (kernel, m) = fixture();
     let series = |b: &str| format!("lb_backend_new_flows_total{{backend=\"{b}\",service=\"superset\"}}");
-    kernel.0.lock().unwrap().backends.insert(2, BackendStats { new_flows: 500, ..BackendStats::ZERO });
+    kernel.set(|v| {
+        v.backends.insert(2, BackendStats { new_flows: 500, ..BackendStats::ZERO });
+    });
     assert_eq!(value(&m.text().unwrap(), &series("superset-2")), Some(500.0));
     m.assign(
         [holder("superset".to_owned(), 1, 1)],
         [holder(labels("superset-1"), 1, 1), holder(labels("superset-3"), 2, 2)],
     );
-    kernel.0.lock().unwrap().backends.get_mut(&2).unwrap().new_flows += 3;
+    kernel.set(|v| v.backends.get_mut(&2).unwrap().new_flows += 3);
     let text = m.text().unwrap();
     assert_eq!(value(&text, &series("superset-3")), Some(3.0));
     assert_eq!(value(&text, &series("superset-2")), None);
@@ -141,7 +99,9 @@ fn a_reused_id_does_not_give_its_counts_to_the_next_backend() {
 #[test]
 fn a_removed_service_stays_in_the_forwarded_total() {
     let (kernel, m) = fixture();
-    kernel.0.lock().unwrap().services.insert(1, ServiceStats { packets: [30, 12], ..ServiceStats::ZERO });
+    kernel.set(|v| {
+        v.services.insert(1, ServiceStats { packets: [30, 12], ..ServiceStats::ZERO });
+    });
     m.assign([], []);
     assert_eq!(value(&m.text().unwrap(), "lb_packets_total{reason=\"forwarded\"}"), Some(42.0));
 }
@@ -149,9 +109,11 @@ fn a_removed_service_stays_in_the_forwarded_total() {
 #[test]
 fn unreadable_counters_are_counted_and_nothing_falls() {
     let (kernel, m) = fixture();
-    kernel.0.lock().unwrap().services.insert(1, ServiceStats { packets: [30, 12], ..ServiceStats::ZERO });
+    kernel.set(|v| {
+        v.services.insert(1, ServiceStats { packets: [30, 12], ..ServiceStats::ZERO });
+    });
     m.text().unwrap();
-    kernel.0.lock().unwrap().broken = true;
+    kernel.set(|v| v.broken = true);
     let text = m.text().unwrap();
     assert_eq!(value(&text, "lb_packets_total{reason=\"forwarded\"}"), Some(42.0));
     assert_eq!(value(&text, "lb_flow_table_capacity"), None, "absent, not 0");
