@@ -4,6 +4,10 @@
 //! This crate is test support: a panic here is a failed test, with the reason in its message.
 #![expect(clippy::panic, clippy::expect_used, reason = "a panic here is how a test fails")]
 
+pub mod content;
 pub mod lab;
+pub mod limits;
+pub mod load;
 pub mod packet;
 pub mod privilege;
+pub mod server;
