@@ -8,6 +8,7 @@ pub mod dataplane;
 pub mod health;
 pub mod logging;
 pub mod metrics;
+pub mod maglev;
 pub mod model;
 pub mod object;
 pub mod status;

@@ -9,6 +9,8 @@
     reason = "bit fields and indices are cut on purpose; the tests hold the arithmetic"
 )]
 
+#[cfg(feature = "aya")]
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 

@@ -22,6 +22,23 @@ map_value! {
     }
 }
 
+#[cfg(feature = "aya")]
+impl Ring {
+    /// A ring of no backend, made on the heap: 128 KiB have no place on a stack.
+    #[must_use]
+    pub fn empty() -> alloc::boxed::Box<Self> {
+        // SAFETY: a ring is plain integers, for which all bits zero is a value.
+        unsafe { alloc::boxed::Box::new_zeroed().assume_init() }
+    }
+
+    /// The entries that count.
+    #[must_use]
+    pub fn entries(&self) -> &[u16] {
+        let used = if self.backends == 0 { 0 } else { self.length as usize };
+        self.slots.get(..used).unwrap_or(&self.slots)
+    }
+}
+
 /// Index of the ring entry that belongs to `hash`, below `length`.
 #[inline(always)]
 #[must_use]
