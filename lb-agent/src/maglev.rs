@@ -73,7 +73,7 @@ pub fn moved_slots(old: &Ring, new: &Ring) -> u32 {
     u32::try_from(moved).unwrap_or(u32::MAX)
 }
 
-/// Ids of the backends in a ring, ascending.
+/// Ids that a ring names, ascending; [`NO_BACKEND`] among them would be a fault.
 #[must_use]
 pub fn members_of(ring: &Ring) -> Vec<u16> {
     let mut seen = vec![false; usize::from(u16::MAX) + 1];
@@ -82,7 +82,7 @@ pub fn members_of(ring: &Ring) -> Vec<u16> {
             *s = true;
         }
     }
-    (1..=u16::MAX).filter(|&id| seen.get(usize::from(id)) == Some(&true)).collect()
+    (0..=u16::MAX).filter(|&id| seen.get(usize::from(id)) == Some(&true)).collect()
 }
 
 fn finish(mut ring: Box<Ring>, backends: usize, length: usize) -> Arc<Ring> {

@@ -33,7 +33,6 @@ pub const fn ticks_to_millis(t: u32) -> u64 {
 ///
 /// The compile-time check is that the size of the struct is the sum of the sizes of its fields. This macro
 /// is the only place that promises aya that a type is plain old data.
-
 macro_rules! map_value {
     ($(#[$meta:meta])* pub struct $name:ident { $($(#[$fmeta:meta])* pub $field:ident : $ty:ty),+ $(,)? }) => {
         $(#[$meta])*

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lb_common::addr::Addr;
@@ -14,6 +15,10 @@ use lb_common::ring::Ring;
 use lb_common::service::{Service, ServiceKey, VipFlags};
 
 pub mod counters;
+pub mod fake;
+pub mod faulty;
+pub mod invariant;
+pub mod scenarios;
 
 pub use counters::{Counters, SlotCensus};
 
@@ -36,12 +41,27 @@ pub struct Tables {
     pub service_ids: BTreeMap<ServiceKey, u16>,
 }
 
+impl Default for Tables {
+    /// Maps that nothing was written to.
+    fn default() -> Self {
+        Self {
+            node: Node::EMPTY,
+            snat: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            rings: BTreeMap::new(),
+            services: BTreeMap::new(),
+            vips: BTreeMap::new(),
+            service_ids: BTreeMap::new(),
+        }
+    }
+}
+
 /// One write. Each is atomic in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Replace the node's configuration (and, in the kernel, the redirect map that goes with its ports).
     SetNode(Box<Node>),
-    /// The address of a block.
+    /// The address of a block; [`Addr::UNSPECIFIED`] clears it.
     SetSnat(u32, Addr),
     /// Write a backend, also to take its live flag. A new generation resets its load counters.
     SetBackend(u16, Backend),
@@ -61,6 +81,27 @@ pub enum Op {
     SetServiceId(ServiceKey, u16),
     /// Make a service unknown to new packets.
     RemoveServiceId(ServiceKey),
+}
+
+impl Tables {
+    /// What the tables are after a write.
+    pub fn apply(&mut self, op: &Op) {
+        match op {
+            Op::SetNode(node) => self.node = **node,
+            Op::SetSnat(block, Addr::UNSPECIFIED) => drop(self.snat.remove(block)),
+            Op::SetSnat(block, address) => drop(self.snat.insert(*block, *address)),
+            Op::SetBackend(id, Backend::EMPTY) => drop(self.backends.remove(id)),
+            Op::SetBackend(id, backend) => drop(self.backends.insert(*id, *backend)),
+            Op::SetRing(id, ring) => drop(self.rings.insert(*id, Arc::clone(ring))),
+            Op::RemoveRing(id) => drop(self.rings.remove(id)),
+            Op::SetService(id, service) => drop(self.services.insert(*id, *service)),
+            Op::RemoveService(id) => drop(self.services.remove(id)),
+            Op::SetVip(address, flags) => drop(self.vips.insert(*address, *flags)),
+            Op::RemoveVip(address) => drop(self.vips.remove(address)),
+            Op::SetServiceId(key, id) => drop(self.service_ids.insert(*key, *id)),
+            Op::RemoveServiceId(key) => drop(self.service_ids.remove(key)),
+        }
+    }
 }
 
 /// What is wrong with a read or a write.
@@ -87,4 +128,51 @@ pub trait Dataplane {
     /// # Errors
     /// When the kernel refuses the write.
     fn apply(&mut self, op: &Op) -> Result<(), DataplaneError>;
+}
+
+impl<T: Dataplane + ?Sized> Dataplane for &mut T {
+    fn read(&self) -> Result<Tables, DataplaneError> {
+        (**self).read()
+    }
+
+    fn apply(&mut self, op: &Op) -> Result<(), DataplaneError> {
+        (**self).apply(op)
+    }
+}
+
+/// Reads the tables and brings them to `desired`. Returns the number of writes.
+///
+/// After an error everything that was written stands, nothing is left half done, and the next call goes on from there.
+///
+/// # Errors
+/// The first read or write that fails.
+pub fn converge(dataplane: &mut dyn Dataplane, desired: &Tables) -> Result<usize, DataplaneError> {
+    let ops = crate::reconcile::reconcile(&dataplane.read()?, desired);
+    for op in &ops {
+        dataplane.apply(op)?;
+    }
+    Ok(ops.len())
+}
+
+/// A write in a few words, for errors and logs.
+#[must_use]
+pub fn describe(op: &Op) -> String {
+    let socket = |key: &ServiceKey| SocketAddr::new(key.vip.into(), u16::from_be(key.port));
+    match op {
+        Op::SetNode(_) => "map NODE: write".into(),
+        Op::SetSnat(block, address) => format!("map SNAT, block {block}: write {address}"),
+        Op::SetBackend(id, backend) if backend.is_live() => {
+            let address = SocketAddr::new(backend.addr.into(), u16::from_be(backend.port));
+            format!("map BACKENDS, id {id}: write {address}, generation {}", backend.generation)
+        }
+        Op::SetBackend(id, _) => format!("map BACKENDS, id {id}: take the live flag"),
+        Op::SetRing(id, ring) => format!("map RINGS, service id {id}: write ring of {}", ring.backends),
+        Op::RemoveRing(id) => format!("map RINGS, service id {id}: remove"),
+        Op::SetService(id, service) => format!("map SERVICES, id {id}: write {}", service.vip),
+        Op::RemoveService(id) => format!("map SERVICES, id {id}: clear"),
+        Op::SetVip(vip, flags) => format!("map VIPS, {vip}: write flags {flags}"),
+        Op::RemoveVip(vip) => format!("map VIPS, {vip}: remove"),
+        Op::SetServiceId(key, id) => format!("map SERVICE_IDS, {}: write id {id}", socket(key)),
+        Op::RemoveServiceId(key) => format!("map SERVICE_IDS, {}: remove", socket(key)),
+    }
 }

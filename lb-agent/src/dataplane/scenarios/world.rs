@@ -1,0 +1,180 @@
+//! The inputs of a plan as one value that is easy to write down and to change.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::model::{
+    BackendKey, BackendSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PortFacts, ProbeKind,
+    Scheduler, ServiceSpec,
+};
+use crate::plan::{Inputs, backend_key};
+use lb_common::vlan::VlanTags;
+
+/// Everything a plan depends on. Addresses that cannot be parsed are left out.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The node.
+    pub node: NodeFacts,
+    /// The services.
+    pub services: Vec<ServiceSpec>,
+    /// The backends' states.
+    pub health: BTreeMap<BackendKey, HealthState>,
+    /// The backends' next hops.
+    pub hops: BTreeMap<IpAddr, NextHop>,
+    ifindexes: [u32; 2],
+}
+
+impl World {
+    /// A node without services: two interfaces, 16 ports on one SNAT address of each family.
+    #[must_use]
+    pub fn new(ifindexes: [u32; 2]) -> Self {
+        let node = NodeFacts {
+            ports: Vec::new(),
+            snat: Vec::new(),
+            snat_ports: (1024, 1039),
+            rest: Duration::from_secs(60),
+            idle: Duration::from_secs(3600),
+            announce: false,
+            hash_key: 0x5eed,
+        };
+        let world =
+            Self { node, services: Vec::new(), health: BTreeMap::new(), hops: BTreeMap::new(), ifindexes };
+        world.interfaces(&[0, 1]).snat(&["10.77.0.1/32", "fd77::1/128"])
+    }
+
+    /// As the plan takes it.
+    #[must_use]
+    pub const fn inputs(&self) -> Inputs<'_> {
+        Inputs {
+            node: &self.node,
+            services: self.services.as_slice(),
+            health: &self.health,
+            hops: &self.hops,
+        }
+    }
+
+    /// With one more service.
+    #[must_use]
+    pub fn service(mut self, name: &str, vip: &str, backends: &[&str]) -> Self {
+        let Ok(vip) = vip.parse() else { return self };
+        let health = HealthSpec {
+            probe: ProbeKind::Tcp,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+            grace: Duration::from_secs(60),
+            dead_after: Duration::from_secs(30),
+        };
+        self.services.push(ServiceSpec {
+            name: name.into(),
+            vip,
+            forwarding: Forwarding::Nat,
+            scheduler: Scheduler::Maglev,
+            requests: true,
+            health,
+            backends: Vec::new(),
+        });
+        backends.iter().fold(self, |world, backend| world.backend(name, backend))
+    }
+
+    /// With one more backend, healthy and resolved by the first interface.
+    #[must_use]
+    pub fn backend(mut self, service: &str, address: &str) -> Self {
+        let Ok(address) = address.parse::<SocketAddr>() else { return self };
+        for spec in self.services.iter_mut().filter(|s| s.name == service) {
+            let backend = BackendSpec { name: address.to_string(), address, weight: 100 };
+            self.health.insert(backend_key(spec, &backend), HealthState::Healthy);
+            spec.backends.push(backend);
+        }
+        let mac = [2, 0, 0, 0, 0, 7];
+        self.hops
+            .insert(address.ip(), NextHop { ifindex: self.ifindexes[0], mac, vlan: VlanTags::default() });
+        self
+    }
+
+    /// With one service less.
+    #[must_use]
+    pub fn without_service(mut self, name: &str) -> Self {
+        self.services.retain(|s| s.name != name);
+        self
+    }
+
+    /// With one backend less.
+    #[must_use]
+    pub fn without_backend(mut self, service: &str, address: &str) -> Self {
+        for spec in self.services.iter_mut().filter(|s| s.name == service) {
+            spec.backends.retain(|b| b.name != address);
+        }
+        self
+    }
+
+    /// With a dead backend, in every service that has it.
+    #[must_use]
+    pub fn sick(mut self, address: &str) -> Self {
+        for (_, state) in self.health.iter_mut().filter(|(key, _)| key.address.to_string() == address) {
+            *state = HealthState::Dead;
+        }
+        self
+    }
+
+    /// Without the next hop of an address.
+    #[must_use]
+    pub fn unresolved(mut self, address: &str) -> Self {
+        self.hops.retain(|ip, _| ip.to_string() != address);
+        self
+    }
+
+    /// With this weight of a backend.
+    #[must_use]
+    pub fn weight(mut self, address: &str, weight: u16) -> Self {
+        let backends = self.services.iter_mut().flat_map(|s| &mut s.backends);
+        backends.filter(|b| b.name == address).for_each(|b| b.weight = weight);
+        self
+    }
+
+    /// With round robin for a service.
+    #[must_use]
+    pub fn round_robin(mut self, service: &str) -> Self {
+        let services = self.services.iter_mut().filter(|s| s.name == service);
+        services.for_each(|s| s.scheduler = Scheduler::RoundRobin);
+        self
+    }
+
+    /// With VIPs that the data path answers for.
+    #[must_use]
+    pub const fn announced(mut self) -> Self {
+        self.node.announce = true;
+        self
+    }
+
+    /// With the program on these of the two interfaces.
+    #[must_use]
+    pub fn interfaces(mut self, which: &[usize]) -> Self {
+        let ports = which.iter().filter_map(|&i| self.ifindexes.get(i)).map(|&ifindex| PortFacts {
+            name: format!("port{ifindex}"),
+            ifindex,
+            mac: [2, 0, 0, 0, 1, 1],
+            tx_by_redirect: false,
+        });
+        self.node.ports = ports.collect();
+        self
+    }
+
+    /// With next hops by the interface at this place in the configuration.
+    #[must_use]
+    pub fn by_interface(mut self, place: usize) -> Self {
+        if let Some(port) = self.node.ports.get(place) {
+            self.hops.values_mut().for_each(|hop| hop.ifindex = port.ifindex);
+        }
+        self
+    }
+
+    /// With these SNAT addresses, at most [`super::BLOCKS`].
+    #[must_use]
+    pub fn snat(mut self, nets: &[&str]) -> Self {
+        self.node.snat = nets.iter().filter_map(|net| net.parse().ok()).collect();
+        self
+    }
+}
