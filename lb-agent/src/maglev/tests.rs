@@ -48,7 +48,7 @@ const GOLDEN: (u32, u32, &[u16], u64) = (3, 65_537, &[2, 1, 1, 2, 2, 2, 1, 2], 5
 fn nobody_makes_an_empty_ring() {
     for ring in [maglev(&[]), round_robin(&[])] {
         assert_eq!((ring.backends, ring.length, ring.entries().len()), (0, 0, 0));
-        assert_eq!(members_of(&ring), []);
+        assert!(members_of(&ring).is_empty());
     }
 }
 
@@ -101,21 +101,6 @@ fn disruption_is_small() {
         }
     }
     assert!(worst.0 <= 0.004, "{worst:?}");
-}
-
-/// A figure, not a limit of the machine that runs the tests: debug builds are ten times slower.
-#[test]
-#[ignore = "prints how long a ring takes; run with --release"]
-fn speed() {
-    for n in [3, 20, 100, 1000, 4095] {
-        for weights in [vec![100; n], (0..n).map(|i| if i == 0 { u16::MAX } else { 1 }).collect()] {
-            let members = members(&weights);
-            let start = std::time::Instant::now();
-            let rings = [maglev(&members), round_robin(&members)];
-            assert_eq!(rings.map(|r| r.backends as usize), [n, n]);
-            eprintln!("{n} backends, first weight {}: {:?} for both", weights[0], start.elapsed());
-        }
-    }
 }
 
 proptest! {

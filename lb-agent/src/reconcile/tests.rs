@@ -169,18 +169,27 @@ fn world() -> impl Strategy<Value = World> {
     })
 }
 
-/// Who has each backend id, over time: generations only rise, and by an owner's change at least.
+/// Who had each backend id last, with its generation: generations only rise, and by an owner's change at least.
 #[derive(Default)]
-struct Owners(BTreeMap<u16, ((Addr, u16, Option<Addr>), u16)>);
+struct Owners(BTreeMap<u16, Owner>);
+
+#[derive(Debug, PartialEq)]
+struct Owner {
+    vip: Option<Addr>,
+    address: Addr,
+    port: u16,
+    generation: u16,
+}
 
 impl Owners {
     fn see(&mut self, tables: &Tables) {
         for (&id, b) in tables.backends.iter().filter(|(_, b)| b.is_live()) {
             let vip = tables.services.get(&b.service).map(|s| s.vip);
-            let now = ((b.addr, b.port, vip), b.generation);
-            if let Some(before) = self.0.insert(id, now) {
-                assert!(before == now || before.1 < now.1, "id {id}: {before:?} and then {now:?}");
-            }
+            let now = Owner { vip, address: b.addr, port: b.port, generation: b.generation };
+            let generation = now.generation;
+            let same = self.0.get(&id).is_none_or(|old| *old == now || old.generation < generation);
+            assert!(same, "id {id}: {:?} and then {now:?}", self.0.get(&id));
+            self.0.insert(id, now);
         }
     }
 }
