@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -79,7 +80,14 @@ pub(crate) fn agent(release: bool) -> Result<PathBuf> {
 /// # Errors
 /// When the compilation fails.
 pub(crate) fn host_build(package: &str, bin: &str, release: bool) -> Result<PathBuf> {
-    let mut cmd = host_cargo();
+    host_build_by(host_cargo(), package, bin, release)
+}
+
+/// The same by a cargo that was prepared.
+///
+/// # Errors
+/// When the compilation fails.
+pub(crate) fn host_build_by(mut cmd: Command, package: &str, bin: &str, release: bool) -> Result<PathBuf> {
     cmd.args(["build", "--package", package, "--bin", bin]);
     if release {
         cmd.arg("--release");

@@ -9,11 +9,18 @@
 )]
 
 mod apt;
+mod bench;
 mod build;
+mod ci;
+mod clean;
+mod count;
+mod demo;
 mod kernel;
+mod lint;
 mod needs;
 mod run;
 mod setup;
+mod test;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -32,18 +39,35 @@ struct Cli {
 enum Command {
     Setup(setup::Args),
     Build(build::Args),
+    Test(test::Args),
+    Demo(demo::Args),
+    Lint(lint::Args),
+    Bench(bench::Args),
+    Ci(ci::Args),
+    CleanLab(clean::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Setup(args) => setup::run(&args),
-        Command::Build(args) => build::run(&args),
+        Command::Setup(args) => setup::run(&args).map(done),
+        Command::Build(args) => build::run(&args).map(done),
+        Command::Test(args) => test::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Lint(args) => lint::run(&args).map(done),
+        Command::Bench(args) => bench::run(&args),
+        Command::Ci(args) => ci::run(&args),
+        Command::CleanLab(args) => clean::run(&args).map(done),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(e) => {
             eprintln!("error: {e:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// What a command that has no exit code of its own ends with.
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }

@@ -15,7 +15,7 @@ use crate::toolchain::{
 };
 
 /// The version of cargo-deny that deny.toml is written for.
-const DENY_VERSION: &str = "0.20.2";
+pub(crate) const DENY_VERSION: &str = "0.20.2";
 
 /// Find or install what building, testing, linting and benchmarking need
 ///

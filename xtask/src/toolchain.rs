@@ -4,9 +4,12 @@
 //! compiler is told to accept unstable features. `bpf-linker` finishes the object and must be built with the
 //! compiler's LLVM or a newer one, since it reads the compiler's bitcode.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use anyhow::{Result, bail};
 
 use crate::run::{cargo_home, forget_host_toolchain, output, path_with, which};
 
@@ -92,6 +95,34 @@ impl Toolchain {
             .arg(subcommand)
             .args(["--release", "-Zbuild-std=core", "--target", "bpfel-unknown-none"]);
         cmd
+    }
+
+    /// The same with clippy as the compiler's driver, or why that is not possible.
+    ///
+    /// # Errors
+    /// When the toolchain has no clippy.
+    pub(crate) fn clippy(&self, dir: &Path) -> Result<Command> {
+        match &self.compiler.origin {
+            Origin::Rustup(_) => Ok(self.cargo("clippy", dir)),
+            Origin::System if !Path::new(SYSTEM_CLIPPY).is_file() => {
+                bail!("{SYSTEM_CLIPPY} is missing: run \"cargo xtask setup --for lint\"")
+            }
+            Origin::System => {
+                // cargo-clippy finds `clippy-driver` beside itself; cargo looks for subcommands in ~/.cargo/bin first,
+                // where rustup's is, so it is called by its path.
+                let cargo = self.cargo("clippy", dir);
+                let mut cmd = Command::new(SYSTEM_CLIPPY);
+                cmd.args(cargo.get_args()).current_dir(dir).env("CARGO", "/usr/bin/cargo");
+                for (name, value) in cargo.get_envs() {
+                    match value {
+                        Some(value) => cmd.env(name, value),
+                        None if name == OsStr::new("CARGO") => &mut cmd,
+                        None => cmd.env_remove(name),
+                    };
+                }
+                Ok(cmd)
+            }
+        }
     }
 }
 
