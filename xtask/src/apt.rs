@@ -30,21 +30,22 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if let Err(e) = checked(apt().args(["update", "-qq"])) {
         eprintln!("warning: {e:#}; trying with the package lists that are here");
     }
-    checked(apt().args(["install", "-y", "-qq", "--no-install-recommends", "--no-remove"]).args(packages))
-        .with_context(|| {
-            format!(
-                "cannot install {} (is the network up? is another package in the way?)",
-                packages.join(" ")
-            )
-        })?;
+    if checked(apt().args(["install", "-y", "-qq", "--no-install-recommends", "--no-remove"]).args(packages))
+        .is_err()
+    {
+        bail!(
+            "cannot install {}: see apt's message above (no network, or another package is in the way)",
+            packages.join(" ")
+        );
+    }
     for service in packages.iter().filter(|p| SERVICES.contains(p)) {
         disable(service)?;
     }
     Ok(())
 }
 
-/// Packages that bring a service, named like the package or (nginx-light) its program.
-const SERVICES: [&str; 2] = ["haproxy", "nginx-light"];
+/// Packages that bring a service: haproxy its own, the module for nginx that of nginx.
+const SERVICES: [&str; 2] = ["haproxy", "libnginx-mod-stream"];
 
 fn apt() -> Command {
     let mut cmd = Command::new("apt-get");
@@ -59,7 +60,7 @@ fn apt() -> Command {
 
 /// Keeps a service that was just installed from starting at the next boot, and makes sure it is not running.
 fn disable(package: &str) -> Result<()> {
-    let name = package.trim_end_matches("-light");
+    let name = if package == "libnginx-mod-stream" { "nginx" } else { package };
     if Path::new("/run/systemd/system").is_dir() {
         checked(Command::new("systemctl").args(["--quiet", "disable", "--now", name]))?;
     } else if which("update-rc.d").is_some() {

@@ -15,12 +15,17 @@ use crate::run::{checked, is_root, output};
 
 /// Remove leftover labs: network namespaces "ek-…", the processes in them, and pins /sys/fs/bpf/evenkeel*
 ///
-/// Also stops labs that are in use, "cargo xtask demo --keep" among them; removes the pins of a balancer that runs
-/// on this very machine as well. Harmless to repeat. Needs root.
+/// What a killed test or "cargo xtask demo --keep" left; labs whose test or demo still runs stay, without --all.
+/// Pins are removed in any case, those of a balancer that runs on this very machine too. Harmless to repeat.
+/// Needs root.
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Also labs that are in use
+    #[arg(long)]
+    all: bool,
+}
 
-/// How the names of all our network namespaces begin.
+/// How the names of all our network namespaces begin; the id of the process that made it follows.
 const PREFIX: &str = "ek-";
 
 /// How long a process may take to end by itself.
@@ -30,11 +35,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// When something is left over.
-pub(crate) fn run(_args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     if !is_root() {
         bail!("removing network namespaces needs root: run it as root");
     }
-    let namespaces = namespaces()?;
+    let mut namespaces = namespaces()?;
+    namespaces.retain(|name| args.all || owner(name).is_none_or(|pid| kill(pid, None).is_err()));
     for name in &namespaces {
         let processes = end_processes(name)?;
         checked(Command::new("ip").args(["netns", "delete", name]))?;
@@ -55,6 +61,12 @@ fn namespaces() -> Result<Vec<String>> {
 fn lab_names(list: &str) -> Vec<String> {
     let names = list.lines().filter_map(|line| line.split_whitespace().next());
     names.filter(|name| name.starts_with(PREFIX)).map(str::to_owned).collect()
+}
+
+/// The process that made a namespace, from its name.
+fn owner(namespace: &str) -> Option<Pid> {
+    let pid = namespace.strip_prefix(PREFIX)?.split('-').next()?;
+    pid.parse().ok().map(Pid::from_raw)
 }
 
 /// Ends all processes in a namespace, politely first; gives how many there were.
@@ -105,5 +117,12 @@ mod tests {
     fn takes_only_our_namespaces() {
         assert_eq!(lab_names("ek-lab-1 (id: 3)\nseek-1\nother\nek-2\n"), ["ek-lab-1", "ek-2"]);
         assert!(lab_names("").is_empty());
+    }
+
+    #[test]
+    fn knows_who_made_a_namespace() {
+        assert_eq!(owner("ek-1234-1-client"), Some(Pid::from_raw(1234)));
+        assert_eq!(owner("ek-lab-1"), None, "nobody: left over");
+        assert_eq!(owner("other-1234-x"), None);
     }
 }

@@ -49,24 +49,11 @@ impl Tool {
 }
 
 /// Everything but the eBPF toolchain (see [`crate::toolchain`]) and what cargo installs.
-pub(crate) const TOOLS: [Tool; 11] = [
+pub(crate) const TOOLS: [Tool; 8] = [
     Tool { probe: "ip", package: "iproute2", purpose: Purpose::Test, why: "network namespaces of the lab" },
     Tool { probe: "ethtool", package: "ethtool", purpose: Purpose::Test, why: "veth offloads in the lab" },
     Tool { probe: "bpftool", package: "bpftool", purpose: Purpose::Test, why: "looking at loaded programs" },
     Tool { probe: "curl", package: "curl", purpose: Purpose::Test, why: "real HTTP through the balancer" },
-    Tool {
-        probe: "qemu-system-x86_64",
-        package: "qemu-system-x86",
-        purpose: Purpose::Test,
-        why: "booting Debian's 6.1 kernel",
-    },
-    Tool {
-        probe: "busybox",
-        package: "busybox-static",
-        purpose: Purpose::Test,
-        why: "userland of that kernel",
-    },
-    Tool { probe: "cpio", package: "cpio", purpose: Purpose::Test, why: "initramfs of that kernel" },
     Tool { probe: "nft", package: "nftables", purpose: Purpose::Bench, why: "compared: kernel DNAT" },
     Tool { probe: "haproxy", package: "haproxy", purpose: Purpose::Bench, why: "compared: TCP proxy" },
     Tool {

@@ -13,6 +13,7 @@ use crate::toolchain::{
     Compiler, DEBIAN_LLVM, LINKER_VERSION, Linker, SYSTEM_CLIPPY, Toolchain, has_llvm, installed,
     llvm_prefix, private_root,
 };
+use crate::vm;
 
 /// The version of cargo-deny that deny.toml is written for.
 pub(crate) const DENY_VERSION: &str = "0.20.2";
@@ -72,6 +73,8 @@ struct Missing {
     components: Vec<&'static str>,
     /// bpffs is to be mounted.
     bpffs: bool,
+    /// The kit for tests on another kernel, on machines that can have it.
+    vm: bool,
 }
 
 impl Missing {
@@ -85,6 +88,7 @@ impl Missing {
             missing.add_linters();
         }
         missing.bpffs = includes(purpose, Purpose::Test) && is_root() && !kernel::has_bpffs();
+        missing.vm = includes(purpose, Purpose::Test) && vm::is_possible() && !vm::is_here();
         missing
     }
 
@@ -130,6 +134,7 @@ impl Missing {
             && !self.deny
             && self.components.is_empty()
             && !self.bpffs
+            && !self.vm
     }
 
     fn announce(&self, verb: &str) {
@@ -150,6 +155,12 @@ impl Missing {
         if self.bpffs {
             println!("{verb}: a bpffs on /sys/fs/bpf");
         }
+        if self.vm {
+            println!(
+                "{verb}: Debian's 6.1 kernel and qemu for tests, unpacked in {} (500 MB)",
+                vm::dir().display()
+            );
+        }
     }
 
     fn install(&self) -> Result<()> {
@@ -168,7 +179,10 @@ impl Missing {
             // Unoptimized: half the time to compile, and it has little to do.
             install_with(cargo_install("cargo-deny", DENY_VERSION).arg("--debug"), "cargo-deny")?;
         }
-        if self.bpffs { kernel::mount_bpffs() } else { Ok(()) }
+        if self.bpffs {
+            kernel::mount_bpffs()?;
+        }
+        if self.vm { vm::unpack() } else { Ok(()) }
     }
 
     fn install_packages(&self) -> Result<()> {
@@ -227,6 +241,9 @@ fn report_found(purpose: Purpose) {
         println!("found: cargo-deny {DENY_VERSION} ({})", deny.display());
     }
     if includes(purpose, Purpose::Test) {
+        if vm::is_here() {
+            println!("found: Debian's 6.1 kernel and qemu for tests ({})", vm::dir().display());
+        }
         for obstacle in kernel::obstacles() {
             println!("note: {obstacle}");
         }

@@ -12,6 +12,7 @@ use crate::needs::Purpose;
 use crate::run::{checked, host_cargo, is_root};
 use crate::setup;
 use crate::toolchain::Toolchain;
+use crate::vm;
 
 /// Set up, build and run all tests: unit, property, data path, end to end
 ///
@@ -55,6 +56,9 @@ pub(crate) fn run_all(filter: Option<&str>) -> Result<Counts> {
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--no-fail-fast", "--color", "never", "--"]).args(filter);
     tests.env("EVENKEEL_AGENT", agent);
+    if vm::is_here() {
+        tests.env("EVENKEEL_VM", vm::dir());
+    }
     count(&mut tests)
 }
 
