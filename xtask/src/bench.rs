@@ -45,8 +45,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     setup::ensure(Purpose::Bench)?;
     build::objects(ObjectKind::Plain)?;
-    let agent = build::agent(true)?;
-    let bench = build::host_build("lb-bench", "lb-bench", true)?;
+    let [agent, bench] = build::programs([build::AGENT, ("lb-bench", "lb-bench")], true)?;
     let what = match args.what {
         What::Packet => "packet",
         What::Lab => "lab",

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -32,7 +31,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(Purpose::Build)?;
     objects(if args.log { ObjectKind::Log } else { ObjectKind::Plain })?;
-    let agent = agent(args.release)?;
+    let [agent] = programs([AGENT], args.release)?;
     println!("built {}", agent.display());
     Ok(())
 }
@@ -67,33 +66,30 @@ pub(crate) fn objects(kind: ObjectKind) -> Result<()> {
     Ok(())
 }
 
-/// Builds the agent with the object in it; gives the path of the program.
-///
-/// # Errors
-/// When the compilation fails.
-pub(crate) fn agent(release: bool) -> Result<PathBuf> {
-    host_build("lb-agent", "lb-agent", release)
-}
+/// The agent: package and program.
+pub(crate) const AGENT: (&str, &str) = ("lb-agent", "lb-agent");
 
-/// Builds one program of the host workspace; gives its path.
+/// Builds programs of the host workspace, each a package and a program; gives their paths.
 ///
 /// # Errors
 /// When the compilation fails.
-pub(crate) fn host_build(package: &str, bin: &str, release: bool) -> Result<PathBuf> {
-    host_build_by(host_cargo(), package, bin, release)
-}
-
-/// The same by a cargo that was prepared.
-///
-/// # Errors
-/// When the compilation fails.
-pub(crate) fn host_build_by(mut cmd: Command, package: &str, bin: &str, release: bool) -> Result<PathBuf> {
-    cmd.args(["build", "--package", package, "--bin", bin]);
+pub(crate) fn programs<const N: usize>(wanted: [(&str, &str); N], release: bool) -> Result<[PathBuf; N]> {
+    let mut cmd = host_cargo();
+    cmd.arg("build");
+    // In one go: cargo then compiles their common dependencies once, with the features of all.
+    for (package, bin) in wanted {
+        cmd.args(["--package", package, "--bin", bin]);
+    }
     if release {
         cmd.arg("--release");
     }
     checked(&mut cmd)?;
-    Ok(target_dir().join(if release { "release" } else { "debug" }).join(bin))
+    Ok(wanted.map(|(_, bin)| program(bin, release)))
+}
+
+/// Where a program of the host workspace is after its build.
+pub(crate) fn program(bin: &str, release: bool) -> PathBuf {
+    target_dir().join(if release { "release" } else { "debug" }).join(bin)
 }
 
 /// Where finished objects are: `lb.o`, and `bench-*.o` for the benchmarks.

@@ -31,8 +31,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     setup::ensure(Purpose::Test)?;
     build::objects(ObjectKind::Plain)?;
-    let agent = build::agent(false)?;
-    let demo = build::host_build("lb-tests", "demo", false)?;
+    let [agent, demo] = build::programs([build::AGENT, ("lb-tests", "demo")], false)?;
     let mut cmd = Command::new(&demo);
     cmd.env("EVENKEEL_AGENT", agent).current_dir(root());
     if args.keep {

@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.check {
         report_found(args.purpose);
         missing.announce("missing");
-        if missing.is_empty() { Ok(()) } else { bail!("not set up: run \"cargo xtask setup\"") }
+        if missing.is_empty() { Ok(()) } else { bail!("not set up: see \"missing\" above") }
     } else {
         missing.install()?;
         verify(args.purpose)?;

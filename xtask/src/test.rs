@@ -50,12 +50,12 @@ pub(crate) fn run_all(filter: Option<&str>) -> Result<Counts> {
         }
         cmd
     };
-    let agent = build::host_build_by(cargo(), "lb-agent", "lb-agent", false)?;
-    checked(cargo().args(["test", "--workspace", "--no-run"]))?;
+    // The programs that tests start and the tests themselves; apart from the tests' run, to show progress.
+    checked(cargo().args(["build", "--workspace", "--all-targets"]))?;
 
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--no-fail-fast", "--color", "never", "--"]).args(filter);
-    tests.env("EVENKEEL_AGENT", agent);
+    tests.env("EVENKEEL_AGENT", build::program(build::AGENT.1, false));
     if vm::is_here() {
         tests.env("EVENKEEL_VM", vm::dir());
     }
