@@ -27,9 +27,7 @@ pub(crate) fn command_line(packages: &[&str]) -> String {
 /// When apt fails; the message says which packages.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let _quiet = NoServices::begin()?;
-    if let Err(e) = checked(apt().args(["update", "-qq"])) {
-        eprintln!("warning: {e:#}; trying with the package lists that are here");
-    }
+    update();
     if checked(apt().args(["install", "-y", "-qq", "--no-install-recommends", "--no-remove"]).args(packages))
         .is_err()
     {
@@ -42,6 +40,13 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         disable(service)?;
     }
     Ok(())
+}
+
+/// Fetches the package lists. That some cannot be had is no error: what is needed may be in the others.
+pub(crate) fn update() {
+    if let Err(e) = checked(apt().args(["update", "-qq"])) {
+        eprintln!("warning: {e:#}; trying with the package lists that are here");
+    }
 }
 
 /// Packages that bring a service: haproxy its own, the module for nginx that of nginx.

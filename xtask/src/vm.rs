@@ -9,7 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{checked, output};
+use crate::apt;
+use crate::run::{checked, is_root, output};
 
 /// Where the kit is: a file tree like `/` with `boot/vmlinuz-6.1.*`, `lib/modules`, `usr/bin/qemu-system-x86_64` and
 /// `bin/busybox`. Kept over clones of the repository.
@@ -40,6 +41,17 @@ const COMPLETE: &str = ".complete";
 /// # Errors
 /// When apt knows no 6.1 kernel, or a download fails.
 pub(crate) fn unpack() -> Result<()> {
+    match download_and_unpack() {
+        Err(_) if is_root() => {
+            // Most likely there are no package lists, or ones from before the last security update.
+            apt::update();
+            download_and_unpack()
+        }
+        result => result,
+    }
+}
+
+fn download_and_unpack() -> Result<()> {
     let packages = packages()?;
     let beside = dir().with_extension("new");
     let debs = beside.join(".debs");
