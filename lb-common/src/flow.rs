@@ -89,6 +89,7 @@ pub struct Ctrl(pub u64);
 
 const FIN_CLIENT: u64 = 1 << 8;
 const FIN_BACKEND: u64 = 1 << 9;
+const WAITING: u64 = 1 << 10;
 const STATE_MASK: u64 = 0xff;
 
 impl Ctrl {
@@ -133,6 +134,27 @@ impl Ctrl {
         matches!(self.state(), State::Established) && self.0 & (FIN_CLIENT | FIN_BACKEND) != 0
     }
 
+    /// Whether the client has sent a request that was not answered yet. Set only while the flow is open.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_waiting(self) -> bool {
+        self.0 & WAITING != 0
+    }
+
+    /// The same word with or without the waiting mark.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_waiting(self, waiting: bool) -> Self {
+        Self(if waiting { self.0 | WAITING } else { self.0 & !WAITING })
+    }
+
+    /// The word of a flow that is over: closed, and waiting for nothing.
+    #[inline(always)]
+    #[must_use]
+    pub const fn closed(self) -> Self {
+        self.with_state(State::Closed).with_waiting(false)
+    }
+
     /// Whether packets belong to the slot: closed flows still pass their last packets.
     #[inline(always)]
     #[must_use]
@@ -171,7 +193,7 @@ impl Ctrl {
             return self;
         }
         if flags & RST != 0 {
-            return self.with_state(State::Closed);
+            return self.closed();
         }
         let mut next = self;
         match (self.state(), side) {
@@ -189,7 +211,7 @@ impl Ctrl {
                 Side::Backend => FIN_BACKEND,
             };
             if next.0 & (FIN_CLIENT | FIN_BACKEND) == FIN_CLIENT | FIN_BACKEND {
-                next = next.with_state(State::Closed);
+                next = next.closed();
             }
         }
         next
@@ -207,7 +229,7 @@ map_value! {
         pub client_seen: u32,
         /// Time of the backend's last packet, in ticks; time of the claim before there is one.
         pub backend_seen: u32,
-        /// Time when the flow began to wait for an answer, in ticks and never 0; 0 while it does not wait.
+        /// Time when the flow last began to wait for an answer, in ticks. Of meaning while [`Ctrl::is_waiting`].
         pub waiting_since: u32,
         /// Sequence number that follows the client's last new byte.
         pub client_next: u32,
@@ -317,6 +339,33 @@ pub const fn first_way(mask: u64) -> u32 {
     (lowest.wrapping_mul(0x0001_0203_0405_0607) >> 56) as u32
 }
 
+/// Per byte `minuend - subtrahend`, modulo 256.
+const fn subtract_bytes(minuend: u64, subtrahend: u64) -> u64 {
+    ((minuend | HIGH) - (subtrahend & LOW7)) ^ ((minuend ^ !subtrahend) & HIGH)
+}
+
+/// Of the ways in two masks (of two buckets), those that have rested longest by their bucket's `ages`.
+///
+/// Returns the masks of the ways that share the greatest age; both are 0 only when both were.
+#[inline(always)]
+#[must_use]
+pub const fn oldest_ways(mut masks: [u64; 2], ages: [u64; 2], now: u8) -> [u64; 2] {
+    let now = ONES * now as u64;
+    let mut rests = [subtract_bytes(now, ages[0]), subtract_bytes(now, ages[1])];
+    // From the highest bit of the age down: where any candidate has it, those without it are out.
+    let mut bit = 0;
+    while bit < 8 {
+        let with = [masks[0] & rests[0], masks[1] & rests[1]];
+        let any = with[0] | with[1];
+        // All ones when `any` is not 0: no branch, so that the verifier sees one path and not 2^8.
+        let keep = ((any | any.wrapping_neg()) as i64 >> 63) as u64;
+        masks = [(with[0] & keep) | (masks[0] & !keep), (with[1] & keep) | (masks[1] & !keep)];
+        rests = [rests[0] << 1, rests[1] << 1];
+        bit += 1;
+    }
+    masks
+}
+
 /// `mask` without its first way.
 #[inline(always)]
 #[must_use]
@@ -363,6 +412,24 @@ mod tests {
     }
 
     proptest! {
+        /// What the bit tricks choose is what a loop over sixteen bytes chooses.
+        #[test]
+        fn oldest_equals_loop(tags: [u64; 2], ages: [u64; 2], now: u8, close: bool) {
+            let ages = if close { [ages[0] & 0x0303_0303_0303_0303, ages[1] & 0x0303_0303_0303_0303] } else { ages };
+            let masks = [unprotected_ways(tags[0]), unprotected_ways(tags[1])];
+            let rest = |b: usize, w: usize| now.wrapping_sub(ages[b].to_le_bytes()[w]);
+            let candidate = |b: usize, w: usize| masks[b].to_le_bytes()[w] != 0;
+            let all = (0..2).flat_map(|b| (0..8).map(move |w| (b, w)));
+            let best = all.filter(|&(b, w)| candidate(b, w)).map(|(b, w)| rest(b, w)).max();
+            let got = oldest_ways(masks, ages, now);
+            for b in 0..2 {
+                for w in 0..8 {
+                    let want = candidate(b, w) && Some(rest(b, w)) == best;
+                    prop_assert_eq!(got[b].to_le_bytes()[w], if want { 0x80 } else { 0 });
+                }
+            }
+        }
+
         /// No packet changes whose slot it is, opens a closed flow, or touches an unused word.
         #[test]
         fn packets_never_change_identity(word: u64, flags: u8, client: bool) {

@@ -24,6 +24,7 @@ pub mod backend;
 pub mod checksum;
 pub mod flow;
 pub mod hash;
+pub mod headers;
 pub mod node;
 pub mod reason;
 pub mod ring;

@@ -20,6 +20,11 @@ map_value! {
         pub ifindex: u32,
         /// `PORT_*` bits.
         pub flags: u16,
+        /// Its own place in [`Node::ports`]. Read from here, it is a number that the verifier does not know, so that
+        /// one path follows the search for a port and not one for each place.
+        pub index: u16,
+        /// Zero.
+        pub reserved: u16,
         /// The interface's own MAC: the only unicast destination that is looked at, and the source of what leaves.
         pub mac: [u8; 6],
     }
@@ -71,7 +76,7 @@ map_value! {
 
 impl Port {
     /// An unused entry.
-    pub const EMPTY: Self = Self { ifindex: 0, flags: 0, mac: [0; 6] };
+    pub const EMPTY: Self = Self { ifindex: 0, flags: 0, index: 0, reserved: 0, mac: [0; 6] };
 }
 
 impl SnatRange {

@@ -16,60 +16,60 @@ use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
 
 /// The node's configuration: one value.
 #[btf_map]
-pub static NODE: Array<Node, 1> = Array::new();
+pub(crate) static NODE: Array<Node, 1> = Array::new();
 
 /// SNAT address of each block of the flow table.
 #[btf_map]
-pub static SNAT: Array<Addr, 1> = Array::new();
+pub(crate) static SNAT: Array<Addr, 1> = Array::new();
 
 /// Interfaces by their index in `Node::ports`, for redirects.
 #[btf_map]
-pub static DEVICES: DevMap<MAX_PORTS> = DevMap::new();
+pub(crate) static DEVICES: DevMap<MAX_PORTS> = DevMap::new();
 
 /// Addresses that are a VIP of some service.
 #[btf_map]
-pub static VIPS: HashMap<Addr, VipFlags, { MAX_SERVICES as usize }> = HashMap::new();
+pub(crate) static VIPS: HashMap<Addr, VipFlags, { MAX_SERVICES as usize }> = HashMap::new();
 
 /// Service ids by address, port and protocol.
 #[btf_map]
-pub static SERVICE_IDS: HashMap<ServiceKey, u32, { MAX_SERVICES as usize }> = HashMap::new();
+pub(crate) static SERVICE_IDS: HashMap<ServiceKey, u32, { MAX_SERVICES as usize }> = HashMap::new();
 
 /// Services by id.
 #[btf_map]
-pub static SERVICES: Array<Service, { MAX_SERVICES as usize }> = Array::new();
+pub(crate) static SERVICES: Array<Service, { MAX_SERVICES as usize }> = Array::new();
 
 /// Rings by service id: each an inner map of one value.
 #[btf_map]
-pub static RINGS: ArrayOfMaps<Array<Ring, 1>, { MAX_SERVICES as usize }> = ArrayOfMaps::new();
+pub(crate) static RINGS: ArrayOfMaps<Array<Ring, 1>, { MAX_SERVICES as usize }> = ArrayOfMaps::new();
 
 /// Round-robin position by service id.
 #[btf_map]
-pub static CURSORS: Array<u64, { MAX_SERVICES as usize }> = Array::new();
+pub(crate) static CURSORS: Array<u64, { MAX_SERVICES as usize }> = Array::new();
 
 /// Backends by id.
 #[btf_map]
-pub static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
+pub(crate) static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
 
 /// Live load of each backend.
 #[btf_map]
-pub static LOAD: Array<BackendLoad, { MAX_BACKENDS as usize }> = Array::new();
+pub(crate) static LOAD: Array<BackendLoad, { MAX_BACKENDS as usize }> = Array::new();
 
 /// The flow table. The agent maps it into its memory and reads it without a system call.
 #[btf_map]
-pub static FLOWS: Array<Slot, 8, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub(crate) static FLOWS: Array<Slot, 8, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Hints of the flow table's buckets.
 #[btf_map]
-pub static HINTS: Array<Hint, 1> = Array::new();
+pub(crate) static HINTS: Array<Hint, 1> = Array::new();
 
 /// Counters by reason.
 #[btf_map]
-pub static REASON_STATS: PerCpuArray<u64, { REASONS as usize }> = PerCpuArray::new();
+pub(crate) static REASON_STATS: PerCpuArray<u64, { REASONS as usize }> = PerCpuArray::new();
 
 /// Counters by service id.
 #[btf_map]
-pub static SERVICE_STATS: PerCpuArray<ServiceStats, { MAX_SERVICES as usize }> = PerCpuArray::new();
+pub(crate) static SERVICE_STATS: PerCpuArray<ServiceStats, { MAX_SERVICES as usize }> = PerCpuArray::new();
 
 /// Counters by backend id.
 #[btf_map]
-pub static BACKEND_STATS: PerCpuArray<BackendStats, { MAX_BACKENDS as usize }> = PerCpuArray::new();
+pub(crate) static BACKEND_STATS: PerCpuArray<BackendStats, { MAX_BACKENDS as usize }> = PerCpuArray::new();

@@ -1,0 +1,259 @@
+//! Making a flow: a backend first, then a slot, whose index is the flow's source port.
+
+use lb_common::backend::Backend;
+use lb_common::checksum::{addr_sum, delta};
+use lb_common::flow::{
+    Ctrl, Hint, Slot, State, WAYS, age, first_way, oldest_ways, unprotected_ways, unused_ways,
+};
+use lb_common::hash::{Place, RING_KEY, flow_hash, place, second_hash, tag};
+use lb_common::node::Node;
+use lb_common::reason::Reason;
+
+use crate::family::Family;
+use crate::flow::{self, WAYS_U32};
+use crate::packet::{self, Packet};
+use crate::parse::{self, Frame, Segment};
+use crate::step::Position;
+use crate::{maps, select, service};
+
+/// How many slots a claim looks at before it takes its second choice.
+const TRIES: usize = 4;
+
+/// Opens a flow for a SYN that belongs to none, or says why the packet is not one. `known` is the place of a closed
+/// flow of the same tuple: its slot is used again, so that a tuple never has two.
+#[inline(always)]
+pub(crate) fn open<F: Family>(packet: &Packet, known: Position) -> Result<Position, Reason> {
+    let node = maps::NODE.get(0).ok_or(Reason::Internal)?;
+    let frame = parse::frame(packet, node)?;
+    let segment = parse::segment::<F>(packet, &frame, &F::parse(packet, &frame)?)?;
+    let (service_id, service) = service::find(&segment.dst, segment.dport).ok_or(Reason::NoService)?;
+    if !segment.is_syn() {
+        return Err(Reason::FlowUnknown);
+    }
+    let hash = |key| flow_hash(key, &segment.src, segment.sport, &segment.dst, segment.dport);
+    let (backend_id, backend) = select::backend(service_id, service, hash(RING_KEY))?;
+    let ctrl = Ctrl::new(State::Syn, service_id, backend_id, backend.generation);
+    let table_hash = hash(node.hash_key);
+    let place = if known.is_some() { known } else { Position::NONE };
+    let claimed = take_slot(table_hash, ctrl.0, place.0, segment.src.is_v4());
+    if claimed == NOTHING {
+        count(service_id, |s| &mut s.table_full);
+        return Err(Reason::TableFull);
+    }
+    let position = Position(claimed as u32);
+    publish(node, &frame, &segment, position, ctrl, backend, tag(table_hash));
+    count(service_id, |s| &mut s.new_flows);
+    if claimed & RECYCLED != 0 {
+        count(service_id, |s| &mut s.recycled_embryonic);
+    }
+    if claimed & UNRESTED != 0 {
+        count(service_id, |s| &mut s.reused_unrested);
+    }
+    Ok(position)
+}
+
+/// [`take_slot`]: there is no slot to be had.
+const NOTHING: u64 = u64::MAX;
+/// [`take_slot`]: the slot was an embryonic flow's.
+const RECYCLED: u64 = 1 << 32;
+/// [`take_slot`]: the slot's port has not rested for the flow's backend.
+const UNRESTED: u64 = 1 << 33;
+
+/// Takes a slot and settles the books; its position with `RECYCLED` and `UNRESTED`, or `NOTHING`.
+#[inline(never)]
+fn take_slot(hash: u64, ctrl: u64, known: u32, v4: bool) -> u64 {
+    let ctrl = Ctrl(ctrl);
+    let Some(node) = maps::NODE.get(0) else { return NOTHING };
+    let known = Position(known);
+    let claimed = if known.is_some() { reclaim(node, known, ctrl) } else { claim(node, v4, hash, ctrl) };
+    let Some(claimed) = claimed else { return NOTHING };
+    flow::retire(claimed.before);
+    flow::add_flows(ctrl, 1);
+    if let Some(stats) = maps::BACKEND_STATS.get_ptr_mut(u32::from(ctrl.backend())) {
+        // SAFETY: this CPU's own value.
+        unsafe { (*stats).new_flows += 1 };
+    }
+    let recycled = if claimed.before.is_embryonic() { RECYCLED } else { 0 };
+    let unrested = if claimed.unrested { UNRESTED } else { 0 };
+    u64::from(claimed.position.0) | recycled | unrested
+}
+
+#[inline(always)]
+fn slot_at(node: &Node, position: Position) -> Option<*mut Slot> {
+    maps::FLOWS.get_ptr_mut(position.block() * node.buckets * WAYS_U32 + position.offset())
+}
+
+/// A slot that is ours to write: its control word is `Claiming`.
+struct Claimed {
+    position: Position,
+    /// The control word that it had.
+    before: Ctrl,
+    /// Whether its port has not rested for this backend.
+    unrested: bool,
+}
+
+/// Takes the slot of a closed flow of the same tuple. The client's own stack sees to it that the new
+/// connection's sequence numbers follow the old one's (RFC 6191), so there is no rest to wait for.
+#[inline(always)]
+fn reclaim(node: &Node, position: Position, ctrl: Ctrl) -> Option<Claimed> {
+    take(position, slot_at(node, position)?, State::Closed, ctrl, false)
+}
+
+/// Takes the best slot of the two buckets where a flow with this hash may stand.
+#[inline(always)]
+fn claim(node: &Node, v4: bool, hash: u64, ctrl: Ctrl) -> Option<Claimed> {
+    let (first, blocks) = if v4 { (node.v4_first, node.v4_blocks) } else { (node.v6_first, node.v6_blocks) };
+    if blocks == 0 {
+        return None;
+    }
+    let places = [place(hash, blocks, node.buckets), place(second_hash(hash), blocks, node.buckets)];
+    let hints = [hint(node, first, places[0])?, hint(node, first, places[1])?];
+    let at = |bucket: usize, way: u32| {
+        let place = places[bucket & 1];
+        Position::new(first + place.block, place.bucket * WAYS_U32 + way)
+    };
+    let now = flow::now();
+
+    // Never used: nothing to look at.
+    for bucket in 0..2 {
+        let free = unused_ways(hints[bucket].tags);
+        if free != 0 {
+            let position = at(bucket, first_way(free));
+            if let Some(claimed) = take(position, slot_at(node, position)?, State::Free, ctrl, false) {
+                return Some(claimed);
+            }
+        }
+    }
+
+    // Not protected: the one that was claimed or closed longest ago first.
+    let mut masks = [unprotected_ways(hints[0].tags), unprotected_ways(hints[1].tags)];
+    let mut second_choice = None;
+    for _ in 0..TRIES {
+        let oldest = oldest_ways(masks, [hints[0].ages, hints[1].ages], age(now));
+        if oldest[0] | oldest[1] == 0 {
+            break;
+        }
+        let bucket = usize::from(oldest[0] == 0);
+        let way = first_way(oldest[bucket & 1]);
+        masks[bucket & 1] &= !(0x80 << (way * 8));
+        let position = at(bucket, way);
+        let slot = slot_at(node, position)?;
+        let before = flow::ctrl(slot);
+        let other = before.backend() != ctrl.backend() || before.generation() != ctrl.generation();
+        // SAFETY: points into `FLOWS`.
+        let rested = other || unsafe { (*slot).silence(now) } > node.rest_ticks;
+        if before.is_open() && !before.is_embryonic() {
+            continue;
+        }
+        if rested {
+            if let Some(claimed) = take(position, slot, before.state(), ctrl, false) {
+                return Some(claimed);
+            }
+        } else if second_choice.is_none() || before.is_embryonic() {
+            second_choice = Some(position);
+        }
+    }
+    if let Some(position) = second_choice {
+        let slot = slot_at(node, position)?;
+        let state = flow::ctrl(slot).state();
+        if state != State::Established
+            && let Some(claimed) = take(position, slot, state, ctrl, state == State::Closed)
+        {
+            return Some(claimed);
+        }
+    }
+    idle(node, [at(0, 0), at(1, 0)], ctrl, now)
+}
+
+/// The last resort: an established flow that both sides have left without a word.
+#[inline(always)]
+fn idle(node: &Node, starts: [Position; 2], ctrl: Ctrl, now: u32) -> Option<Claimed> {
+    for start in starts {
+        for way in 0..WAYS_U32 {
+            let position = Position::new(start.block(), start.offset() + way);
+            let slot = slot_at(node, position)?;
+            let before = flow::ctrl(slot);
+            // SAFETY: points into `FLOWS`.
+            let silent = unsafe { (*slot).silence(now) } > node.idle_ticks;
+            if silent && !before.is_waiting() && matches!(before.state(), State::Established) {
+                return take(position, slot, State::Established, ctrl, false);
+            }
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn hint(node: &Node, first: u32, place: Place) -> Option<&'static Hint> {
+    maps::HINTS.get((first + place.block) * node.buckets + place.bucket)
+}
+
+/// Swaps a slot that is in `state` to `Claiming`.
+#[inline(always)]
+fn take(position: Position, slot: *mut Slot, state: State, ctrl: Ctrl, unrested: bool) -> Option<Claimed> {
+    let before = flow::ctrl(slot);
+    if before.state() != state || matches!(state, State::Claiming) {
+        return None;
+    }
+    flow::swap(slot, before, ctrl.with_state(State::Claiming)).then_some(Claimed {
+        position,
+        before,
+        unrested,
+    })
+}
+
+/// Writes the flow into its slot and makes it visible.
+#[inline(always)]
+fn publish(
+    node: &Node,
+    frame: &Frame,
+    segment: &Segment,
+    position: Position,
+    ctrl: Ctrl,
+    backend: &Backend,
+    tag: u8,
+) {
+    let bucket = position.block() * node.buckets + position.offset() / WAYS_U32;
+    let (Some(slot), Some(hint), Some(snat)) =
+        (slot_at(node, position), maps::HINTS.get_ptr_mut(bucket), maps::SNAT.get(position.block()))
+    else {
+        return;
+    };
+    let now = flow::now();
+    let port = (node.port_base + position.offset()) as u16;
+    let addresses =
+        (addr_sum(&segment.src) + addr_sum(&segment.dst), addr_sum(snat) + addr_sum(&backend.addr));
+    let ports = (
+        u64::from(segment.sport) + u64::from(segment.dport),
+        u64::from(port.to_be()) + u64::from(backend.port),
+    );
+    // SAFETY: points into `FLOWS`, and the slot is ours while its control word is `Claiming`.
+    unsafe {
+        (*slot).client = segment.src;
+        (*slot).client_seen = now;
+        (*slot).backend_seen = now;
+        (*slot).waiting_since = now;
+        (*slot).client_next = segment.seq.wrapping_add(1);
+        (*slot).backend_next = 0;
+        (*slot).client_port = segment.sport;
+        (*slot).l4_delta = delta(addresses.0 + ports.0, addresses.1 + ports.1);
+        (*slot).ip_delta = delta(addresses.0, addresses.1);
+        (*slot).vlan = frame.vlan;
+        packet::copy_mac(&mut (*slot).mac, &frame.mac);
+        (*slot).port_index = frame.port_index;
+        (*slot).reserved = 0;
+    }
+    flow::write_hint(hint, position.offset() % WAYS_U32, tag, age(now));
+    // The swap is a full barrier: whoever sees the state sees the fields. It cannot fail, the slot is ours.
+    let _ = flow::swap(slot, ctrl.with_state(State::Claiming), ctrl);
+}
+
+#[inline(always)]
+fn count(service: u16, field: impl Fn(&mut lb_common::stats::ServiceStats) -> &mut u64) {
+    if let Some(stats) = maps::SERVICE_STATS.get_ptr_mut(u32::from(service)) {
+        // SAFETY: this CPU's own value.
+        *field(unsafe { &mut *stats }) += 1;
+    }
+}
+
+const _: () = assert!(WAYS == 8, "the masks of a hint have eight bytes");

@@ -1,0 +1,61 @@
+//! Closing flows on the agent's request: what both sides have left, and what belongs to a backend that is gone.
+//!
+//! The agent runs this program over a list that it found by scanning the table. The data path alone writes slots,
+//! and decides again, so a flow that has spoken in between stays.
+//!
+//! Input: 14 bytes of nothing (an Ethernet header, which a test run asks for), a 16-bit count and that many
+//! 32-bit slot indexes, little endian, at most [`MAX_INDEXES`]. Result: how many flows were closed.
+
+use lb_common::flow::{Ctrl, State, TAG_PROTECTED, age};
+use lb_common::node::Node;
+
+use crate::flow::{self, WAYS_U32};
+use crate::maps;
+use crate::packet::Packet;
+
+const MAX_INDEXES: u16 = 64;
+const COUNT_AT: usize = 14;
+const FIRST_AT: usize = 16;
+
+/// Runs over the list.
+#[inline(always)]
+pub(crate) fn run(packet: &Packet) -> u32 {
+    let Some(node) = maps::NODE.get(0) else { return 0 };
+    let Some(&count) = packet.header::<[u8; 2]>(COUNT_AT) else { return 0 };
+    let count = u16::from_le_bytes(count);
+    let mut closed = 0;
+    for i in 0..MAX_INDEXES {
+        if i >= count {
+            break;
+        }
+        let Some(&index) = packet.header::<[u8; 4]>(FIRST_AT + 4 * usize::from(i)) else { break };
+        closed += close(node, u32::from_le_bytes(index));
+    }
+    closed
+}
+
+/// Closes one flow if it is over for sure.
+#[inline(always)]
+fn close(node: &Node, index: u32) -> u32 {
+    let Some(slot) = maps::FLOWS.get_ptr_mut(index) else { return 0 };
+    let ctrl = flow::ctrl(slot);
+    // SAFETY: points into `FLOWS`.
+    let idle = unsafe { (*slot).silence(flow::now()) } > node.idle_ticks && !ctrl.is_waiting();
+    if !ctrl.is_open() || !(idle || is_orphan(ctrl)) || !flow::swap(slot, ctrl, ctrl.closed()) {
+        return 0;
+    }
+    flow::retire(ctrl);
+    if let Some(hint) = maps::HINTS.get_ptr_mut(index / WAYS_U32) {
+        flow::update_tag(hint, index % WAYS_U32, |tag| tag & !TAG_PROTECTED, age(flow::now()));
+    }
+    1
+}
+
+/// Whether the flow's backend was removed, or its id given to another.
+#[inline(always)]
+fn is_orphan(ctrl: Ctrl) -> bool {
+    !maps::BACKENDS
+        .get(u32::from(ctrl.backend()))
+        .is_some_and(|b| b.is_live() && b.generation == ctrl.generation())
+        && !matches!(ctrl.state(), State::Claiming)
+}

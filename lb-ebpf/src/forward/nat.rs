@@ -1,0 +1,93 @@
+//! Full NAT: towards the backend a packet comes from a SNAT address, towards the client from the VIP.
+
+use lb_common::addr::Addr;
+use lb_common::checksum::{apply, negate};
+use lb_common::headers::Tcp;
+use lb_common::node::Node;
+use lb_common::reason::Reason;
+use lb_common::stats::{FROM_BACKEND, FROM_CLIENT};
+
+use crate::family::Family;
+use crate::flow::{self, Hit};
+use crate::forward::{Action, Hop, emit};
+use crate::packet::{Both, Packet};
+use crate::parse::{Frame, Segment};
+use crate::{maps, stats};
+
+/// Addresses and ports (network order) that a packet gets, and what that changes in its checksums.
+struct Rewrite<'a> {
+    src: &'a Addr,
+    dst: &'a Addr,
+    sport: u16,
+    dport: u16,
+    ip_delta: u16,
+    l4_delta: u16,
+}
+
+/// A packet of a known flow, from its client.
+#[inline(always)]
+pub(crate) fn to_backend<F: Family>(
+    packet: &mut Packet,
+    node: &Node,
+    frame: &Frame,
+    segment: &Segment,
+    hit: &Hit,
+) -> Result<Action, Reason> {
+    let backend = hit.backend().ok_or(Reason::BackendGone)?;
+    if !backend.is_resolved() {
+        return Err(Reason::Unresolved);
+    }
+    if segment.ttl <= 1 {
+        return Err(Reason::TtlExpired);
+    }
+    let snat = maps::SNAT.get(hit.position.block()).ok_or(Reason::Internal)?;
+    flow::on_client(node, frame, segment, hit);
+    // SAFETY: points into `FLOWS`; written once, before the flow became visible.
+    let (ip_delta, l4_delta) = unsafe { ((*hit.slot).ip_delta, (*hit.slot).l4_delta) };
+    let sport = ((node.port_base + hit.position.offset()) as u16).to_be();
+    let rewrite = Rewrite { src: snat, dst: &backend.addr, sport, dport: backend.port, ip_delta, l4_delta };
+    apply_to::<F>(packet, frame, &rewrite)?;
+    stats::forwarded(hit.ctrl.service(), hit.ctrl.backend(), FROM_CLIENT, segment.len);
+    emit(packet, node, frame, &Hop { port_index: backend.port_index, mac: &backend.mac, vlan: &backend.vlan })
+}
+
+/// A packet of a known flow, from its backend.
+#[inline(always)]
+pub(crate) fn to_client<F: Family>(
+    packet: &mut Packet,
+    node: &Node,
+    frame: &Frame,
+    segment: &Segment,
+    hit: &Hit,
+) -> Result<Action, Reason> {
+    if segment.ttl <= 1 {
+        return Err(Reason::TtlExpired);
+    }
+    flow::on_backend(node, segment, hit);
+    // SAFETY: points into `FLOWS`. The key was written before the flow became visible; the way back is refreshed
+    // by the client's packets, and a torn one sends this one packet astray, as a stale one would.
+    let slot = unsafe { &*hit.slot };
+    let rewrite = Rewrite {
+        src: &hit.service.vip,
+        dst: &slot.client,
+        sport: hit.service.port,
+        dport: slot.client_port,
+        ip_delta: negate(slot.ip_delta),
+        l4_delta: negate(slot.l4_delta),
+    };
+    apply_to::<F>(packet, frame, &rewrite)?;
+    stats::forwarded(hit.ctrl.service(), hit.ctrl.backend(), FROM_BACKEND, segment.len);
+    emit(packet, node, frame, &Hop { port_index: slot.port_index, mac: &slot.mac, vlan: &slot.vlan })
+}
+
+#[inline(always)]
+fn apply_to<F: Family>(packet: &mut Packet, frame: &Frame, rewrite: &Rewrite<'_>) -> Result<(), Reason> {
+    let headers = packet.header_mut::<Both<F::Header, Tcp>>(frame.l3).ok_or(Reason::ShortFrame)?;
+    F::set_addresses(&mut headers.first, rewrite.src, rewrite.dst, rewrite.ip_delta);
+    F::decrement_ttl(&mut headers.first);
+    let tcp = &mut headers.second;
+    tcp.source = rewrite.sport.to_ne_bytes();
+    tcp.dest = rewrite.dport.to_ne_bytes();
+    tcp.check = apply(tcp.check(), rewrite.l4_delta).to_ne_bytes();
+    Ok(())
+}

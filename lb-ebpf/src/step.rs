@@ -1,0 +1,79 @@
+//! What one part of the program tells the next: a BPF function returns one word.
+
+use crate::forward::Action;
+
+/// Where a slot is: its block (SNAT address) in the upper half, its port's offset in the lower.
+#[derive(Clone, Copy)]
+pub(crate) struct Position(pub(crate) u32);
+
+impl Position {
+    /// No slot.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+
+    #[inline(always)]
+    pub(crate) fn new(block: u32, offset: u32) -> Self {
+        Self(block << 16 | offset)
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_some(self) -> bool {
+        self.0 != Self::NONE.0
+    }
+
+    /// Which SNAT address.
+    #[inline(always)]
+    pub(crate) fn block(self) -> u32 {
+        self.0 >> 16
+    }
+
+    /// Which port, counted from `Node::port_base`.
+    #[inline(always)]
+    pub(crate) fn offset(self) -> u32 {
+        self.0 & 0xffff
+    }
+}
+
+/// What is to be done next.
+pub(crate) enum Step {
+    /// Nothing: this is the verdict.
+    Verdict(u32),
+    /// Open a flow; in the slot of a closed one of the same tuple, if there is one.
+    Open(Position),
+    /// Forward the packet in the flow at this place.
+    Forward(Position),
+    /// Treat the packet as ICMP.
+    Icmp,
+    /// The frame is addressed to a group: it may be a solicitation.
+    Group,
+}
+
+impl From<Action> for Step {
+    #[inline(always)]
+    fn from(action: Action) -> Self {
+        Self::Verdict(action.verdict())
+    }
+}
+
+impl Step {
+    #[inline(always)]
+    pub(crate) fn pack(self) -> u64 {
+        match self {
+            Self::Verdict(verdict) => u64::from(verdict),
+            Self::Open(p) => 1 << 32 | u64::from(p.0),
+            Self::Forward(p) => 2 << 32 | u64::from(p.0),
+            Self::Icmp => 3 << 32,
+            Self::Group => 4 << 32,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn unpack(word: u64) -> Self {
+        match word >> 32 {
+            0 => Self::Verdict(word as u32),
+            1 => Self::Open(Position(word as u32)),
+            2 => Self::Forward(Position(word as u32)),
+            3 => Self::Icmp,
+            _ => Self::Group,
+        }
+    }
+}
