@@ -199,7 +199,10 @@ pub(crate) fn on_client(node: &Node, frame: &Frame, segment: &Segment, hit: &Hit
     unsafe {
         (*slot).client_seen = now();
         // The way back: it changes when the client's router fails over.
-        if !packet::same_mac(&(*slot).mac, &frame.mac) || (*slot).vlan != frame.vlan || (*slot).port_index != frame.port_index {
+        if !packet::same_mac(&(*slot).mac, &frame.mac)
+            || (*slot).vlan != frame.vlan
+            || (*slot).port_index != frame.port_index
+        {
             packet::copy_mac(&mut (*slot).mac, &frame.mac);
             (*slot).vlan = frame.vlan;
             (*slot).port_index = frame.port_index;

@@ -57,6 +57,12 @@ impl Packet {
         Self { context }
     }
 
+    /// The raw context, for the log.
+    #[cfg(feature = "log")]
+    #[inline(always)]
+    pub(crate) fn context(&self) -> *mut xdp_md {
+        self.context
+    }
 
     /// Index of the interface that the frame came in by.
     #[inline(always)]

@@ -133,8 +133,9 @@ fn tags(packet: &Packet, frame: &mut Frame) -> Result<(), Reason> {
     let tagged = is_tag(frame.ethertype);
     frame.l3 = opaque(frame.l3 + tagged * size_of::<VlanTag>());
     if tagged != 0 {
-        let inner =
-            packet.header::<VlanTag>(size_of::<Ethernet>() + size_of::<VlanTag>()).ok_or(Reason::ShortFrame)?;
+        let inner = packet
+            .header::<VlanTag>(size_of::<Ethernet>() + size_of::<VlanTag>())
+            .ok_or(Reason::ShortFrame)?;
         frame.vlan.tci[1] = inner.tci();
         frame.ethertype = inner.ethertype();
         frame.vlan.count = 2;

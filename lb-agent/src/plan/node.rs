@@ -57,6 +57,7 @@ fn place_ports(node: &mut Node, ports: &[PortFacts], previous: &Node) -> Result<
         ifindex: p.ifindex,
         flags: if p.tx_by_redirect { PORT_TX_BY_REDIRECT } else { 0 },
         mac: p.mac,
+        ..Port::EMPTY
     };
     let before = |p: &PortFacts| previous.ports.iter().position(|q| q.ifindex == p.ifindex && p.ifindex != 0);
     for port in ports {
@@ -73,6 +74,9 @@ fn place_ports(node: &mut Node, ports: &[PortFacts], previous: &Node) -> Result<
             Some(place) => *place = entry(port),
             None => return Err(PlanError::TooManyPorts(port.name.clone())),
         }
+    }
+    for (index, port) in (0..).zip(&mut node.ports).filter(|(_, p)| p.ifindex != 0) {
+        port.index = index;
     }
     let used = node.ports.iter().rposition(|p| p.ifindex != 0).map_or(0, |last| last + 1);
     node.port_count = u32::try_from(used).unwrap_or(0);
