@@ -14,3 +14,4 @@ pub mod object;
 pub mod plan;
 pub mod reconcile;
 pub mod status;
+pub mod net;
