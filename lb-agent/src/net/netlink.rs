@@ -7,6 +7,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::neighbour::{
@@ -14,6 +15,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
@@ -31,7 +33,7 @@ use crate::net::warm::Ask;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Receive buffer of the event socket, in bytes: some ten thousand neighbour events.
-const EVENT_BUFFER: u32 = 4 << 20;
+const EVENT_BUFFER: usize = 4 << 20;
 
 /// A socket for requests.
 pub(crate) struct Netlink {
@@ -127,7 +129,7 @@ impl Drop for Netlink {
 
 /// A socket that is told of changes.
 pub(crate) struct Events {
-    messages: futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
+    messages: BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
     connection: JoinHandle<()>,
 }
 
@@ -146,7 +148,11 @@ impl Events {
         ];
         let (mut connection, _, messages) =
             rtnetlink::new_multicast_connection(&groups).map_err(socket_error)?;
-        connection.socket_mut().socket_mut().set_rx_buf_sz(EVENT_BUFFER).map_err(socket_error)?;
+        let socket = connection.socket_mut().socket_mut();
+        // Beyond net.core.rmem_max with CAP_NET_ADMIN; without it (`lb-agent check`), as large as is allowed.
+        setsockopt(socket, sockopt::RcvBufForce, &EVENT_BUFFER)
+            .or_else(|_| setsockopt(socket, sockopt::RcvBuf, &EVENT_BUFFER))
+            .map_err(|errno| socket_error(errno.into()))?;
         let messages = messages.map(|(message, _)| message).boxed();
         Ok(Self { messages, connection: tokio::spawn(connection) })
     }
