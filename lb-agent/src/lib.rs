@@ -4,6 +4,7 @@
 //! `aya` appears only under [`dataplane::ebpf`]; `tokio` in no pure module.
 
 pub mod admin;
+pub mod config;
 pub mod dataplane;
 pub mod health;
 pub mod logging;

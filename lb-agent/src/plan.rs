@@ -19,7 +19,7 @@ use lb_common::service::{
 
 use crate::dataplane::Tables;
 use crate::maglev::{Member, identity, maglev, moved_slots, round_robin};
-use crate::model::{BackendKey, BackendSpec, HealthState, NextHop, NodeFacts, Scheduler, ServiceSpec};
+use crate::model::{BackendKey, HealthState, NextHop, NodeFacts, Scheduler, ServiceSpec};
 
 mod ids;
 mod node;
@@ -172,7 +172,7 @@ pub fn plan(inputs: &Inputs<'_>, previous: &Plan) -> Result<Plan, PlanError> {
     let ports = Ports::of(&tables.node);
     let mut services = BTreeMap::new();
     for spec in inputs.services {
-        let key = service_key(spec);
+        let key = spec.key();
         let id = ids.service(key, spec)?;
         let backends = plan_backends(inputs, spec, id, &ports, &mut ids, &mut tables.backends)?;
         let (standing, members) = members(inputs, spec, &backends, &tables.backends);
@@ -186,18 +186,6 @@ pub fn plan(inputs: &Inputs<'_>, previous: &Plan) -> Result<Plan, PlanError> {
     Ok(Plan { tables, services })
 }
 
-/// Key of a service in the maps.
-#[must_use]
-pub fn service_key(spec: &ServiceSpec) -> ServiceKey {
-    ServiceKey::tcp(spec.vip.ip().into(), spec.vip.port().to_be())
-}
-
-/// Identity of a backend.
-#[must_use]
-pub fn backend_key(service: &ServiceSpec, backend: &BackendSpec) -> BackendKey {
-    BackendKey { service: service_key(service), address: backend.address }
-}
-
 fn plan_backends(
     inputs: &Inputs<'_>,
     spec: &ServiceSpec,
@@ -208,7 +196,7 @@ fn plan_backends(
 ) -> Result<BTreeMap<BackendKey, u16>, PlanError> {
     let mut out = BTreeMap::new();
     for backend in &spec.backends {
-        let key = backend_key(spec, backend);
+        let key = spec.backend_key(backend);
         let (id, generation) = ids.backend(key, spec, backend)?;
         if out.insert(key, id).is_some() {
             return Err(PlanError::DuplicateBackend(spec.name.clone(), backend.address));
@@ -244,7 +232,7 @@ fn members(
         .backends
         .iter()
         .filter_map(|backend| {
-            let key = backend_key(spec, backend);
+            let key = spec.backend_key(backend);
             let id = *ids.get(&key)?;
             let member = Member { identity: identity(&key), id, weight: backend.weight.max(1) };
             Some((key, member, entries.get(&id).is_some_and(Backend::is_resolved)))

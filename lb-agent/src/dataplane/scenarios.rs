@@ -241,7 +241,7 @@ fn expect_settled(dataplane: &dyn Dataplane, desired: &Tables) -> Result<(), Str
 fn expect_services(world: &World, plan: &Plan) -> Result<(), String> {
     let mut wanted = BTreeMap::new();
     for spec in &world.services {
-        let key = crate::plan::service_key(spec);
+        let key = spec.key();
         let service =
             plan.services.get(&key).ok_or_else(|| format!("service {} is not planned", spec.name))?;
         if service.backends.len() != spec.backends.len() {

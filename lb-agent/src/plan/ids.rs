@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use lb_common::backend::MAX_BACKENDS;
 use lb_common::service::{MAX_SERVICES, ServiceKey};
 
-use super::{PlanError, service_key};
+use super::PlanError;
 use crate::dataplane::Tables;
 use crate::model::{BackendKey, BackendSpec, ServiceSpec};
 
@@ -61,7 +61,7 @@ impl Ids {
     pub(super) fn new(known: Known, services: &[ServiceSpec]) -> Result<Self, PlanError> {
         let mut keys = BTreeSet::new();
         for spec in services {
-            if !keys.insert(service_key(spec)) {
+            if !keys.insert(spec.key()) {
                 return Err(PlanError::DuplicateService(spec.name.clone(), spec.vip));
             }
         }

@@ -8,7 +8,7 @@ use crate::model::{
     BackendKey, BackendSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PortFacts, ProbeKind,
     Scheduler, ServiceSpec,
 };
-use crate::plan::{Inputs, backend_key};
+use crate::plan::Inputs;
 use lb_common::vlan::VlanTags;
 
 /// Everything a plan depends on. Addresses that cannot be parsed are left out.
@@ -85,7 +85,7 @@ impl World {
         let Ok(address) = address.parse::<SocketAddr>() else { return self };
         for spec in self.services.iter_mut().filter(|s| s.name == service) {
             let backend = BackendSpec { name: address.to_string(), address, weight: 100 };
-            self.health.insert(backend_key(spec, &backend), HealthState::Healthy);
+            self.health.insert(spec.backend_key(&backend), HealthState::Healthy);
             spec.backends.push(backend);
         }
         let mac = [2, 0, 0, 0, 0, 7];

@@ -1,0 +1,520 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{Forwarding, HealthSpec, ProbeKind, Scheduler};
+
+const EXAMPLE: &str = include_str!("../../../config/lb.example.toml");
+
+/// Line by line, so that a test can replace one and say which: `[agent]` is line 1.
+const VALID: [&str; 21] = [
+    "[agent]",
+    "interfaces = [\"eth0\", \"eth1\"]",
+    "[nat]",
+    "addresses = [\"10.77.0.1\", \"10.77.1.0/30\", \"fd77::1\"]",
+    "ports = \"1024-32767\"",
+    "[[service]]",
+    "name = \"superset\"",
+    "vip = \"10.77.0.100:80\"",
+    "[service.health]",
+    "path = \"/health\"",
+    "[[service.backend]]",
+    "name = \"superset-1\"",
+    "address = \"10.77.0.11:8088\"",
+    "[[service.backend]]",
+    "name = \"superset-2\"",
+    "address = \"10.77.0.12:8088\"",
+    "[[service]]",
+    "name = \"six\"",
+    "vip = \"[fd77::100]:80\"",
+    "[[service.backend]]",
+    "address = \"[fd77::11]:8088\"",
+];
+
+fn valid() -> String {
+    VALID.join("\n")
+}
+
+/// The valid file with other text in the place of some lines. An empty text removes what was there.
+fn with(changes: &[(usize, &str)]) -> String {
+    let mut lines = VALID.map(str::to_owned);
+    for (line, text) in changes {
+        (*text).clone_into(&mut lines[line - 1]);
+    }
+    lines.join("\n")
+}
+
+/// Errors as the user sees them, without the file's name.
+fn errors(text: &str) -> Vec<String> {
+    match parse("lb.toml", text) {
+        Ok(_) => Vec::new(),
+        Err(e) => e.to_string().lines().map(|l| l.strip_prefix("lb.toml:").unwrap().to_owned()).collect(),
+    }
+}
+
+#[test]
+fn example_parses_and_shows_defaults() {
+    let config = parse("lb.example.toml", EXAMPLE).unwrap();
+    assert_eq!(config.agent.interfaces, ["eth0"]);
+    assert_eq!(config.nat.slots(), 31_744);
+    assert_eq!(config.services[0].backends.iter().map(|b| b.weight).collect::<Vec<_>>(), [100, 100, 50]);
+    // Every default that is written there is the one that counts: the same file without comment signs.
+    let shown = |line: &str| {
+        line.split_once(" = ").is_some_and(|(k, _)| k.chars().all(|c| c == '_' || c.is_ascii_lowercase()))
+    };
+    let uncomment = |line: &'static str| match line.strip_prefix("# ") {
+        Some(rest) if shown(rest) && !rest.starts_with("host") => rest,
+        Some(_) | None => line,
+    };
+    let explicit: Vec<&str> = EXAMPLE.lines().map(uncomment).collect();
+    assert!(explicit.iter().filter(|l| shown(l)).count() > 25);
+    let other = parse("lb.example.toml", &explicit.join("\n")).unwrap();
+    assert_eq!((config.agent, config.nat, config.services), (other.agent, other.nat, other.services));
+}
+
+/// Every key that the reader asks for stands in the example, under its own section.
+#[test]
+fn example_has_every_key() {
+    let mut section = String::new();
+    let mut documented = BTreeSet::new();
+    for line in EXAMPLE.lines() {
+        let line = line.trim_start_matches("# ");
+        if line.starts_with('[') {
+            section = line.trim_matches(['[', ']']).to_owned();
+        } else if let Some((key, _)) = line.split_once(" = ") {
+            documented.insert(format!("{section}.{key}"));
+        }
+    }
+    // Unknown keys make the reader list what it knows.
+    let text = "[agent]\nzzzzzzzz=1\n[nat]\nzzzzzzzz=1\n[[service]]\nzzzzzzzz=1\n[service.health]\nzzzzzzzz=1\n[[service.backend]]\nzzzzzzzz=1";
+    let mut known = BTreeSet::new();
+    for error in parse("f", text).unwrap_err().errors().iter().filter(|e| e.reason == "unknown key") {
+        let section = error.key.trim_end_matches(".zzzzzzzz").replace("[0]", "");
+        let keys = error.advice.split_once("known here: ").unwrap().1;
+        known.extend(keys.split(", ").map(|key| format!("{section}.{key}")));
+    }
+    known.retain(|key| key != "service.health" && key != "service.backend");
+    assert!(known.len() >= 25, "{known:?}");
+    let missing: Vec<_> = known.difference(&documented).collect();
+    assert!(missing.is_empty(), "not in the example: {missing:?}");
+}
+
+#[test]
+fn values_and_defaults() {
+    let text = with(&[
+        (
+            2,
+            "interfaces = [\"eth0\"]\nxdp_mode = \"native\"\nadmin = \"[::1]:1\"\nannounce = \"arp\"\nlog_format = \"json\"",
+        ),
+        (5, "rest = \"90s\"\nidle_timeout = \"24h\""),
+        (8, "vip = \"10.77.0.100:80\"\nscheduler = \"least-conn\"\nrequests = false"),
+        (
+            10,
+            "path = \"/x?y=1\"\nhost = \"h:1\"\nexpect_status = \"200-399\"\nexpect_body = \"OK\"\ngrace = \"0s\"",
+        ),
+        (13, "address = \"10.77.0.11:8088\"\nweight = 65535"),
+        (
+            18,
+            "name = \"six\"\nscheduler = \"round-robin\"\nhealth = { type = \"tcp\", interval = \"1m 30s\", rise = 1 }",
+        ),
+    ]);
+    let config = parse("lb.toml", &text).unwrap();
+    let agent = AgentConfig {
+        interfaces: vec!["eth0".into()],
+        xdp_mode: XdpMode::Native,
+        admin: "[::1]:1".parse().unwrap(),
+        announce: Announce::Arp,
+        log_format: LogFormat::Json,
+    };
+    assert_eq!(config.agent, agent);
+    assert_eq!((config.nat.ports, config.nat.rest.as_secs()), ((1024, 32_767), 90));
+    assert_eq!(config.nat.idle_timeout.as_secs(), 24 * 3600);
+    assert_eq!((config.nat.blocks(), config.nat.slots()), (6, 6 * 31_744));
+    let [superset, six] = &config.services[..] else { panic!("two services") };
+    assert_eq!(
+        (superset.forwarding, superset.scheduler, superset.requests),
+        (Forwarding::Nat, Scheduler::LeastConn, false)
+    );
+    let probe = ProbeKind::Http {
+        path: "/x?y=1".into(),
+        host: Some("h:1".into()),
+        status: (200, 399),
+        body: Some("OK".into()),
+    };
+    let health = HealthSpec {
+        probe,
+        interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(1),
+        rise: 2,
+        fall: 3,
+        grace: Duration::ZERO,
+        dead_after: Duration::from_secs(30),
+    };
+    assert_eq!(superset.health, health);
+    assert_eq!(superset.backends[0].weight, 65_535);
+    assert_eq!(
+        (six.scheduler, &six.health.probe, six.health.rise),
+        (Scheduler::RoundRobin, &ProbeKind::Tcp, 1)
+    );
+    assert_eq!(six.health.interval.as_secs(), 90);
+    assert_eq!(six.backends[0].name, "[fd77::11]:8088", "the address where there is no name");
+}
+
+#[test]
+fn services_and_backends_may_be_none() {
+    assert!(
+        parse("f", "agent.interfaces = [\"e\"]\nnat.addresses = [\"10.0.0.1\"]").unwrap().services.is_empty()
+    );
+    let config = parse("f", &with(&[(20, ""), (21, "")])).unwrap();
+    assert!(config.services[1].backends.is_empty());
+}
+
+/// One change of the valid file, and the one error that it makes.
+#[test]
+fn each_error() {
+    let v6_only = "addresses = [\"fd77::1\"]";
+    let cases: &[(&[(usize, &str)], &str)] = &[
+        (
+            &[(2, "interface = [\"eth0\"]\ninterfaces = [\"eth0\"]")],
+            "2: agent.interface: unknown key; did you mean interfaces?",
+        ),
+        (&[(2, "")], "1: agent.interfaces: is missing; add it"),
+        (&[(2, "interfaces = \"eth0\"")], "2: agent.interfaces: is a string; give an array"),
+        (&[(2, "interfaces = [\n\"eth0\",\n7]")], "4: agent.interfaces[1]: is an integer; give a string"),
+        (&[(2, "interfaces = []")], "2: agent.interfaces: names no interface"),
+        (&[(2, "interfaces = [\"a b\"]")], "2: agent.interfaces[0]: \"a b\" is not an interface name"),
+        (
+            &[(2, "interfaces = [\"eth0\", \"eth0\"]")],
+            "2: agent.interfaces[1]: eth0 is the interface of agent.interfaces[0]",
+        ),
+        (
+            &[(2, "interfaces = [\"eth0\"]\nxdp_mode = \"skb\"")],
+            "3: agent.xdp_mode: \"skb\" is not known; use \"auto\" or",
+        ),
+        (&[(2, "interfaces = [\"eth0\"]\nadmin = 9470")], "3: agent.admin: is an integer; give ADDRESS:PORT"),
+        (&[(2, "interfaces = [\"eth0\"]\nadmin = \"127.0.0.1:0\"")], "3: agent.admin: port 0 is no port"),
+        (&[(2, "interfaces = [\"eth0\"]\nannounce = \"bgp\"")], "3: agent.announce: \"bgp\" is not known"),
+        (&[(2, "interfaces = [\"eth0\"]\nlog_format = true")], "3: agent.log_format: is a boolean; give"),
+        (
+            &[(3, "[nat]\nrest = \"0s\"")],
+            "4: nat.rest: \"0s\" is out of range; give a duration of 1s to 1day",
+        ),
+        (&[(3, "[nat]\nidle_timeout = \"25h\"")], "4: nat.idle_timeout: \"25h\" is out of range"),
+        (&[(3, "[nat]\nrest = 60")], "4: nat.rest: is an integer; give a duration"),
+        (&[(3, "[nat]\nrest = \"soon\"")], "4: nat.rest: \"soon\" is not a duration"),
+        (&[(4, "")], "3: nat.addresses: is missing"),
+        (
+            &[(4, "addresses = [\"10.77.0.1/24\", \"fd77::1\"]")],
+            "4: nat.addresses[0]: \"10.77.0.1/24\" has bits behind the prefix; give \"10.77.0.1\" for the one address or \"10.77.0.0/24\" for all",
+        ),
+        (
+            &[(4, "addresses = [\"10.0.0.0/19\", \"fd77::1\"]")],
+            "4: nat.addresses: holds 8193 addresses; name 4096 at most",
+        ),
+        (
+            &[(4, "addresses = [\"10.77.1.0/30\", \"10.77.1.2\", \"fd77::1\"]")],
+            "4: nat.addresses[1]: 10.77.1.2 overlaps 10.77.1.0/30 (nat.addresses[0])",
+        ),
+        (
+            &[(4, "addresses = [\"10.77.0.1\", \"224.0.0.1\", \"fd77::1\"]")],
+            "4: nat.addresses[1]: 224.0.0.1 is a multicast address",
+        ),
+        (
+            &[(4, "addresses = [\"host\", \"10.77.0.1\", \"fd77::1\"]")],
+            "4: nat.addresses[0]: \"host\" is not an address or prefix",
+        ),
+        (&[(4, "addresses = []")], "4: nat.addresses: names no address; name an address that this node owns"),
+        (&[(4, v6_only)], "8: service[0].vip: 10.77.0.100 is IPv4, and nat.addresses has no IPv4 address"),
+        (
+            &[(4, "addresses = [\"10.77.0.1\", \"10.77.0.11\", \"fd77::1\"]")],
+            "13: service[0].backend[0].address: 10.77.0.11 is a SNAT address (nat.addresses[1])",
+        ),
+        (
+            &[
+                (4, "addresses = [\"10.77.0.1\", \"10.77.0.100\", \"fd77::1\"]"),
+                (8, "vip = \"10.77.0.100:1024\""),
+            ],
+            "8: service[0].vip: 10.77.0.100:1024 is a SNAT address (nat.addresses[1]) and port (nat.ports) too",
+        ),
+        (&[(5, "ports = \"0-100\"")], "5: nat.ports: \"0-100\" begins with port 0"),
+        (&[(5, "ports = \"2000-1000\"")], "5: nat.ports: \"2000-1000\" ends before it begins"),
+        (&[(5, "ports = \"1000-1006\"")], "5: nat.ports: \"1000-1006\" holds less than eight ports"),
+        (&[(5, "ports = \"1000-70000\"")], "5: nat.ports: \"1000-70000\" is not a range of ports"),
+        (&[(5, "ports = 1000")], "5: nat.ports: is an integer; give a string"),
+        (&[(7, "")], "6: service[0].name: is missing; add it, as name = \"superset\""),
+        (&[(7, "name = \"a b\"")], "7: service[0].name: \"a b\" is not a name"),
+        (
+            &[(7, "name = \"six\"")],
+            "18: service[1].name: six is the name of another service: service[0].name",
+        ),
+        (&[(8, "")], "6: service[0].vip: is missing"),
+        (&[(8, "vip = \"10.77.0.100\"")], "8: service[0].vip: \"10.77.0.100\" is not an address and port"),
+        (&[(8, "vip = \"10.77.0.100:0\"")], "8: service[0].vip: port 0 is no port"),
+        (&[(8, "vip = \"0.0.0.0:80\"")], "8: service[0].vip: 0.0.0.0 is the unspecified address"),
+        (&[(8, "vip = \"127.0.0.1:80\"")], "8: service[0].vip: 127.0.0.1 is a loopback address"),
+        (
+            &[(8, "vip = \"255.255.255.255:80\"")],
+            "8: service[0].vip: 255.255.255.255 is the broadcast address",
+        ),
+        (
+            &[(8, "vip = \"[::ffff:10.0.0.1]:80\"")],
+            "8: service[0].vip: ::ffff:10.0.0.1 is an IPv4-mapped address; write it as IPv4",
+        ),
+        (&[(19, "vip = \"[fe80::1]:80\"")], "19: service[1].vip: fe80::1 is a link-local address"),
+        (
+            &[
+                (8, "vip = \"[fd77::100]:80\""),
+                (13, "address = \"[fd77::21]:1\""),
+                (16, "address = \"[fd77::22]:1\""),
+            ],
+            "19: service[1].vip: [fd77::100]:80 is the VIP of another service: service[0].vip",
+        ),
+        (
+            &[(7, "name = \"a\"\nforwarding = \"l2\"")],
+            "8: service[0].forwarding: \"l2\" is not available yet; use \"nat\"",
+        ),
+        (
+            &[(7, "name = \"a\"\nforwarding = \"ipip\"")],
+            "8: service[0].forwarding: \"ipip\" is not available yet",
+        ),
+        (
+            &[(7, "name = \"a\"\nscheduler = \"least-waiting\"")],
+            "8: service[0].scheduler: \"least-waiting\" is not available yet; use \"maglev\" or",
+        ),
+        (&[(7, "name = \"a\"\nscheduler = \"random\"")], "8: service[0].scheduler: \"random\" is not known"),
+        (
+            &[(7, "name = \"a\"\nrequests = \"yes\"")],
+            "8: service[0].requests: is a string; give true or false",
+        ),
+        (&[(9, "[service.helth]")], "9: service[0].helth: unknown key; did you mean health?"),
+        (
+            &[(10, "type = \"icmp\"")],
+            "10: service[0].health.type: \"icmp\" is not known; use \"http\" or \"tcp\"",
+        ),
+        (
+            &[(10, "type = \"tcp\"\npath = \"/\"")],
+            "11: service[0].health.path: has no meaning for checks of type \"tcp\"",
+        ),
+        (&[(10, "path = \"health\"")], "10: service[0].health.path: \"health\" is not a path"),
+        (&[(10, "path = \"/a b\"")], "10: service[0].health.path: \"/a b\" is not a path"),
+        (&[(10, "host = \"a b\"")], "10: service[0].health.host: \"a b\" is not a host"),
+        (
+            &[(10, "interval = \"0s\"")],
+            "10: service[0].health.interval: \"0s\" is out of range; give a duration of 100ms to 1h",
+        ),
+        (&[(10, "timeout = \"0s\"")], "10: service[0].health.timeout: \"0s\" is out of range"),
+        (&[(10, "dead_after = \"0s\"")], "10: service[0].health.dead_after: \"0s\" is out of range"),
+        (&[(10, "grace = \"2d\"")], "10: service[0].health.grace: \"2d\" is out of range"),
+        (
+            &[(10, "rise = 0")],
+            "10: service[0].health.rise: 0 is out of range; give a whole number of 1 to 100",
+        ),
+        (&[(10, "fall = 1.5")], "10: service[0].health.fall: is a float; give a whole number"),
+        (&[(10, "expect_status = 999")], "10: service[0].health.expect_status: \"999\" is not a status"),
+        (
+            &[(10, "expect_status = \"300-200\"")],
+            "10: service[0].health.expect_status: \"300-200\" is not a status",
+        ),
+        (&[(10, "expect_body = \"\"")], "10: service[0].health.expect_body: has 0 bytes"),
+        (&[(9, "health = 3"), (10, "")], "9: service[0].health: is an integer; give a table"),
+        (&[(13, "")], "11: service[0].backend[0].address: is missing"),
+        (
+            &[(13, "address = \"10.77.0.11:8088\"\nwieght = 1")],
+            "14: service[0].backend[0].wieght: unknown key; did you mean weight?",
+        ),
+        (
+            &[(13, "address = \"10.77.0.11:8088\"\nweight = 0")],
+            "14: service[0].backend[0].weight: 0 is out of range; give a whole number of 1 to 65535",
+        ),
+        (
+            &[(13, "address = \"10.77.0.11:8088\"\nweight = 65536")],
+            "14: service[0].backend[0].weight: 65536 is out of range",
+        ),
+        (
+            &[(13, "address = \"10.77.0.11:8088\"\nweight = -99999999999999999999")],
+            "14: service[0].backend[0].weight: -99999999999999999999 is out of range",
+        ),
+        (
+            &[(15, "name = \"superset-1\"")],
+            "15: service[0].backend[1].name: superset-1 is the name of another backend: service[0].backend[0].name",
+        ),
+        (
+            &[(16, "address = \"10.77.0.11:8088\"")],
+            "16: service[0].backend[1].address: 10.77.0.11:8088 is the address of another backend: service[0].backend[0].address",
+        ),
+        (
+            &[(16, "address = \"[fd77::12]:8088\"")],
+            "16: service[0].backend[1].address: IPv6 backend of an IPv4 VIP: NAT between families is not supported",
+        ),
+        (
+            &[(16, "address = \"10.77.0.100:8088\"")],
+            "16: service[0].backend[1].address: 10.77.0.100 is a VIP (service[0].vip)",
+        ),
+        (
+            &[(16, "address = \"superset:8088\"")],
+            "16: service[0].backend[1].address: \"superset:8088\" is not an address and port",
+        ),
+        (
+            &[(16, "address = \"10.77.0.12:8088\"\naddress = \"10.77.0.13:8088\"")],
+            "17: syntax: duplicate key; correct the TOML",
+        ),
+        (&[(4, "addresses = [\"10.77.0.1\"")], "5: syntax: "),
+        (
+            &[(1, "\"wr\\nong\" = 1\n[agent]")],
+            "1: \"wr\\nong\": unknown key; remove it; known here: agent, nat, service",
+        ),
+    ];
+    assert_eq!(errors(&valid()), Vec::<String>::new());
+    for (changes, want) in cases {
+        let got = errors(&with(changes));
+        assert!(
+            got.len() == 1 && got[0].starts_with(want),
+            "{changes:?}\nwant {want}\ngot  {}",
+            got.join("\n     ")
+        );
+    }
+}
+
+#[test]
+fn limits() {
+    let many = |n: usize, f: &dyn Fn(usize) -> String| (0..n).map(f).collect::<Vec<_>>();
+    let list = |n, f: &dyn Fn(usize) -> String| many(n, f).join(", ");
+    let interfaces = list(17, &|i| format!("\"eth{i}\""));
+    let first = |text: &str| errors(text).first().cloned().unwrap_or_default();
+    let got = first(&with(&[(2, &format!("interfaces = [{interfaces}]"))]));
+    assert!(got.starts_with("2: agent.interfaces: has 17 interfaces; 16 is the most"), "{got}");
+    let addresses = list(17, &|i| format!("\"10.78.0.{i}\""));
+    let got = first(&with(&[(4, &format!("addresses = [\"fd77::1\", {addresses}]"))]));
+    assert!(got.starts_with("4: nat.addresses: has 18 entries; 16 is the most"), "{got}");
+    let got = first(&with(&[
+        (4, "addresses = [\"10.64.0.0/21\", \"10.65.0.0/22\", \"fd77::1\"]"),
+        (5, "ports = \"1-65535\""),
+    ]));
+    assert!(got.starts_with("5: nat.ports: make a flow table of 201367544 slots"), "{got}");
+    let services =
+        many(1025, &|i| format!("[[service]]\nname = \"s{i}\"\nvip = \"10.79.0.1:{}\"", i + 1)).join("\n");
+    let head = "[agent]\ninterfaces = [\"e\"]\n[nat]\naddresses = [\"10.0.0.1\"]\n";
+    let got = errors(&format!("{head}{services}"));
+    assert_eq!(got, ["5: service: has 1025 services; 1024 is the most"]);
+    let backends =
+        many(4096, &|i| format!("[[service.backend]]\naddress = \"10.80.0.1:{}\"", i + 1)).join("\n");
+    let got = errors(&format!("{head}[[service]]\nname = \"a\"\nvip = \"10.79.0.1:80\"\n{backends}"));
+    assert_eq!(got, ["5: service: has 4096 backends over all services; 4095 is the most"]);
+}
+
+#[test]
+fn all_errors_at_once_in_the_order_of_the_file() {
+    let text = with(&[
+        (2, "interfaces = [\"eth0\"]\nadmin = \"nowhere\""),
+        (5, "ports = \"9-1\""),
+        (8, "vip = 80"),
+        (10, "pth = \"/\""),
+        (13, "address = \"10.77.0.1:8088\""),
+        (21, "address = \"10.77.0.12:8088\""),
+    ]);
+    let got = errors(&text);
+    let keys: Vec<&str> = got.iter().map(|e| e.split(": ").nth(1).unwrap()).collect();
+    assert_eq!(
+        keys,
+        [
+            "agent.admin",
+            "nat.ports",
+            "service[0].vip",
+            "service[0].health.pth",
+            "service[0].backend[0].address",
+            "service[1].backend[0].address"
+        ],
+        "{got:#?}"
+    );
+}
+
+#[test]
+fn an_empty_file_names_what_is_required() {
+    let got = errors("");
+    assert_eq!(got.len(), 2);
+    assert!(got[0].starts_with("1: agent.interfaces: is missing"), "{got:?}");
+    assert!(got[1].starts_with("1: nat.addresses: is missing"), "{got:?}");
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let got = load(Path::new("/does/not/exist.toml")).unwrap_err().to_string();
+    assert!(got.starts_with("/does/not/exist.toml: cannot be read: No such file"), "{got}");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lb.toml");
+    std::fs::write(&path, EXAMPLE).unwrap();
+    assert_eq!(load(&path).unwrap().source.file, path.display().to_string());
+    std::fs::write(&path, [0xff, 0xfe]).unwrap();
+    assert!(
+        load(&path).unwrap_err().to_string().contains("cannot be read: stream did not contain valid UTF-8")
+    );
+}
+
+#[test]
+fn what_the_node_says() {
+    let config = parse("lb.toml", &valid()).unwrap();
+    let probe = |interfaces: &[&str], range| NodeProbe {
+        interfaces: interfaces.iter().map(|&i| i.to_owned()).collect(),
+        local_port_range: range,
+    };
+    let good = [Some((32_768, 60_999)), None, Some((1, 1023))];
+    for range in good {
+        assert_eq!(check_node(&config, &probe(&["lo", "eth0", "eth1"], range)), []);
+    }
+    let errors = check_node(&config, &probe(&["lo", "eth0"], Some((32_767, 60_999))));
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!(
+        lines[0],
+        "lb.toml:2: agent.interfaces[1]: there is no interface \"eth1\"; name one of eth0, lo"
+    );
+    assert!(
+        lines[1].starts_with(
+            "lb.toml:5: nat.ports: 1024-32767 overlaps net.ipv4.ip_local_port_range (32767-60999)"
+        )
+    );
+}
+
+proptest! {
+    /// No text makes it panic, and every error is one line with a file and a line that exists.
+    #[test]
+    fn any_text(text in any::<String>()) {
+        check_any(&text)?;
+    }
+
+    /// The same for text that nearly is a configuration: pieces of the example cut, doubled and mixed up.
+    #[test]
+    fn mutated_configuration(cuts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..40, 0usize..5), 1..8)) {
+        let scraps = ["", "[[service]]\n", "= 7\n", "\"", "addresses = [[1], {a=2}]\n"];
+        let mut text = EXAMPLE.replace("\n# ", "\n");
+        for (at, length, scrap) in cuts {
+            let start = at.index(text.len());
+            let end = (start + length).min(text.len());
+            if text.is_char_boundary(start) && text.is_char_boundary(end) {
+                text.replace_range(start..end, scraps[scrap]);
+            }
+        }
+        check_any(&text)?;
+    }
+
+    /// The same for any values under the known keys.
+    #[test]
+    fn any_value(line in 1usize..=21, value in "(\"[ -~]{0,24}\"|-?[0-9]{1,25}|\\[\\]|\\{\\}|true|1e9|\"[0-9.:/-]{1,20}\")") {
+        if let Some((key, _)) = VALID[line - 1].split_once(" = ") {
+            check_any(&with(&[(line, &format!("{key} = {value}"))]))?;
+        }
+    }
+}
+
+fn check_any(text: &str) -> Result<(), TestCaseError> {
+    let Err(all) = parse("lb.toml", text) else { return Ok(()) };
+    prop_assert!(!all.errors().is_empty());
+    prop_assert_eq!(all.to_string().lines().count(), all.errors().len());
+    for error in all.errors() {
+        let line = error.line.unwrap_or(0) as usize;
+        prop_assert!((1..=text.split('\n').count().max(1)).contains(&line), "{}", error);
+        prop_assert!(!error.to_string().chars().any(char::is_control), "{:?}", error);
+    }
+    Ok(())
+}
