@@ -179,6 +179,7 @@ fn each_error() {
             &[(2, "interface = [\"eth0\"]\ninterfaces = [\"eth0\"]")],
             "2: agent.interface: unknown key; did you mean interfaces?",
         ),
+        (&[(17, "[[services]]"), (20, ""), (21, "")], "17: services: unknown key; did you mean service?"),
         (&[(2, "")], "1: agent.interfaces: is missing; add it"),
         (&[(2, "interfaces = \"eth0\"")], "2: agent.interfaces: is a string; give an array"),
         (&[(2, "interfaces = [\n\"eth0\",\n7]")], "4: agent.interfaces[1]: is an integer; give a string"),
