@@ -273,6 +273,18 @@ impl Slot {
         reserved: 0,
     };
 
+    /// Whether the flow that `ctrl` speaks of can be closed: an established one that is silent for `idle` ticks and
+    /// waits for nothing, an embryonic one that is silent for `rest` ticks (no handshake takes so long).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_stale(&self, ctrl: Ctrl, now: u32, idle: u32, rest: u32) -> bool {
+        match ctrl.state() {
+            State::Syn | State::Answered => self.silence(now) > rest,
+            State::Established => self.silence(now) > idle && !ctrl.is_waiting(),
+            State::Free | State::Claiming | State::Closed => false,
+        }
+    }
+
     /// Ticks since either side was last heard at `now`.
     #[inline(always)]
     #[must_use]
@@ -280,97 +292,6 @@ impl Slot {
         let (c, b) = (now.wrapping_sub(self.client_seen), now.wrapping_sub(self.backend_seen));
         if c < b { c } else { b }
     }
-}
-
-map_value! {
-    /// What a bucket's slots look like from outside.
-    #[derive(Default)]
-    pub struct Hint {
-        /// A byte a slot: 0 never used, otherwise the flow's [`crate::hash::tag`], with
-        /// [`TAG_PROTECTED`] while the slot must not be claimed.
-        pub tags: u64,
-        /// A byte a slot: [`age`] of the last claim or close.
-        pub ages: u64,
-    }
-}
-
-/// Bit of a [`Hint::tags`] byte: an established flow.
-pub const TAG_PROTECTED: u8 = 0x80;
-
-const LOW7: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-const HIGH: u64 = 0x8080_8080_8080_8080;
-const ONES: u64 = 0x0101_0101_0101_0101;
-
-/// The clock of [`Hint::ages`]: units of 2^32 ns (4.3 s), modulo 256 (18 minutes).
-#[inline(always)]
-#[must_use]
-pub const fn age(now_ticks: u32) -> u8 {
-    (now_ticks >> 16) as u8
-}
-
-/// Mask of the ways whose tag is `tag`, protected or not: the high bit of each way's byte.
-#[inline(always)]
-#[must_use]
-pub const fn ways_with_tag(tags: u64, tag: u8) -> u64 {
-    let differs = (tags ^ (ONES * tag as u64)) & LOW7;
-    !(differs + LOW7) & HIGH
-}
-
-/// Mask of the ways that are not protected.
-#[inline(always)]
-#[must_use]
-pub const fn unprotected_ways(tags: u64) -> u64 {
-    !tags & HIGH
-}
-
-/// Mask of the ways that were never used.
-#[inline(always)]
-#[must_use]
-pub const fn unused_ways(tags: u64) -> u64 {
-    !(((tags & LOW7) + LOW7) | tags) & HIGH
-}
-
-/// The first way of a mask that is not 0.
-#[inline(always)]
-#[must_use]
-pub const fn first_way(mask: u64) -> u32 {
-    // The lowest set bit, brought to the bottom of its byte, selects that byte's number from the constant.
-    let lowest = (mask & mask.wrapping_neg()) >> 7;
-    (lowest.wrapping_mul(0x0001_0203_0405_0607) >> 56) as u32
-}
-
-/// Per byte `minuend - subtrahend`, modulo 256.
-const fn subtract_bytes(minuend: u64, subtrahend: u64) -> u64 {
-    ((minuend | HIGH) - (subtrahend & LOW7)) ^ ((minuend ^ !subtrahend) & HIGH)
-}
-
-/// Of the ways in two masks (of two buckets), those that have rested longest by their bucket's `ages`.
-///
-/// Returns the masks of the ways that share the greatest age; both are 0 only when both were.
-#[inline(always)]
-#[must_use]
-pub const fn oldest_ways(mut masks: [u64; 2], ages: [u64; 2], now: u8) -> [u64; 2] {
-    let now = ONES * now as u64;
-    let mut rests = [subtract_bytes(now, ages[0]), subtract_bytes(now, ages[1])];
-    // From the highest bit of the age down: where any candidate has it, those without it are out.
-    let mut bit = 0;
-    while bit < 8 {
-        let with = [masks[0] & rests[0], masks[1] & rests[1]];
-        let any = with[0] | with[1];
-        // All ones when `any` is not 0: no branch, so that the verifier sees one path and not 2^8.
-        let keep = ((any | any.wrapping_neg()) as i64 >> 63) as u64;
-        masks = [(with[0] & keep) | (masks[0] & !keep), (with[1] & keep) | (masks[1] & !keep)];
-        rests = [rests[0] << 1, rests[1] << 1];
-        bit += 1;
-    }
-    masks
-}
-
-/// `mask` without its first way.
-#[inline(always)]
-#[must_use]
-pub const fn without_first(mask: u64) -> u64 {
-    mask & mask.wrapping_sub(1)
 }
 
 #[cfg(test)]
@@ -411,25 +332,27 @@ mod tests {
         assert!(Ctrl::new(State::Established, 1, 2, 3).after(Backend, FIN | ACK).is_half_closed());
     }
 
-    proptest! {
-        /// What the bit tricks choose is what a loop over sixteen bytes chooses.
-        #[test]
-        fn oldest_equals_loop(tags: [u64; 2], ages: [u64; 2], now: u8, close: bool) {
-            let ages = if close { [ages[0] & 0x0303_0303_0303_0303, ages[1] & 0x0303_0303_0303_0303] } else { ages };
-            let masks = [unprotected_ways(tags[0]), unprotected_ways(tags[1])];
-            let rest = |b: usize, w: usize| now.wrapping_sub(ages[b].to_le_bytes()[w]);
-            let candidate = |b: usize, w: usize| masks[b].to_le_bytes()[w] != 0;
-            let all = (0..2).flat_map(|b| (0..8).map(move |w| (b, w)));
-            let best = all.filter(|&(b, w)| candidate(b, w)).map(|(b, w)| rest(b, w)).max();
-            let got = oldest_ways(masks, ages, now);
-            for b in 0..2 {
-                for w in 0..8 {
-                    let want = candidate(b, w) && Some(rest(b, w)) == best;
-                    prop_assert_eq!(got[b].to_le_bytes()[w], if want { 0x80 } else { 0 });
-                }
-            }
+    #[test]
+    fn stale_by_state() {
+        let slot = Slot { client_seen: 100, backend_seen: 50, ..Slot::EMPTY };
+        let stale = |state, now| slot.is_stale(Ctrl::new(state, 1, 2, 3), now, 1000, 10);
+        for (state, now, want) in [
+            (State::Syn, 110, false),
+            (State::Syn, 111, true),
+            (State::Answered, 111, true),
+            (State::Established, 1100, false),
+            (State::Established, 1101, true),
+            (State::Closed, 100_000, false),
+            (State::Free, 100_000, false),
+            (State::Claiming, 100_000, false),
+        ] {
+            assert_eq!(stale(state, now), want, "{state:?} at {now}");
         }
+        let waiting = Ctrl::new(State::Established, 1, 2, 3).with_waiting(true);
+        assert!(!slot.is_stale(waiting, 100_000, 1000, 10), "a flow that waits never is");
+    }
 
+    proptest! {
         /// No packet changes whose slot it is, opens a closed flow, or touches an unused word.
         #[test]
         fn packets_never_change_identity(word: u64, flags: u8, client: bool) {
@@ -439,27 +362,6 @@ mod tests {
             if !before.is_used() { prop_assert_eq!(before, after); }
             if before.state() == State::Closed { prop_assert_eq!(after.state(), State::Closed); }
             if before.is_open() { prop_assert!(after.state() >= before.state()); }
-        }
-
-        /// The masks say what a loop over the eight bytes says.
-        #[test]
-        fn masks_equal_loops(tags: u64, tag in 1u8..128, near: bool) {
-            let tags = if near { tags & (0x0101_0101_0101_0101 * u64::from(tag | 0x80)) } else { tags };
-            let bytes = tags.to_le_bytes();
-            for (mask, want) in [
-                (ways_with_tag(tags, tag), bytes.map(|b| b & 0x7f == tag)),
-                (unprotected_ways(tags), bytes.map(|b| b & TAG_PROTECTED == 0)),
-                (unused_ways(tags), bytes.map(|b| b == 0)),
-            ] {
-                prop_assert_eq!(mask.to_le_bytes().map(|b| b == 0x80), want);
-                prop_assert_eq!(mask & LOW7, 0);
-                let mut rest = mask;
-                for way in (0..8).filter(|&w| want[w]) {
-                    prop_assert_eq!(first_way(rest) as usize, way);
-                    rest = without_first(rest);
-                }
-                prop_assert_eq!(rest, 0);
-            }
         }
     }
 }

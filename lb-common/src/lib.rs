@@ -25,6 +25,7 @@ pub mod checksum;
 pub mod flow;
 pub mod hash;
 pub mod headers;
+pub mod hint;
 pub mod node;
 pub mod reason;
 pub mod ring;

@@ -2,10 +2,9 @@
 
 use lb_common::backend::Backend;
 use lb_common::checksum::{addr_sum, delta};
-use lb_common::flow::{
-    Ctrl, Hint, Slot, State, WAYS, age, first_way, oldest_ways, unprotected_ways, unused_ways,
-};
+use lb_common::flow::{Ctrl, Slot, State};
 use lb_common::hash::{Place, RING_KEY, flow_hash, place, second_hash, tag};
+use lb_common::hint::{Hint, age, first_way, oldest_ways, unprotected_ways, unused_ways};
 use lb_common::node::Node;
 use lb_common::reason::Reason;
 
@@ -255,5 +254,3 @@ fn count(service: u16, field: impl Fn(&mut lb_common::stats::ServiceStats) -> &m
         *field(unsafe { &mut *stats }) += 1;
     }
 }
-
-const _: () = assert!(WAYS == 8, "the masks of a hint have eight bytes");

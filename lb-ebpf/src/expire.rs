@@ -1,4 +1,5 @@
-//! Closing flows on the agent's request: what both sides have left, and what belongs to a backend that is gone.
+//! Closing flows on the agent's request: what both sides have left (`Slot::is_stale`), and what belongs to a backend
+//! that is gone.
 //!
 //! The agent runs this program over a list that it found by scanning the table. The data path alone writes slots,
 //! and decides again, so a flow that has spoken in between stays.
@@ -6,7 +7,8 @@
 //! Input: 14 bytes of nothing (an Ethernet header, which a test run asks for), a 16-bit count and that many
 //! 32-bit slot indexes, little endian, at most [`MAX_INDEXES`]. Result: how many flows were closed.
 
-use lb_common::flow::{Ctrl, State, TAG_PROTECTED, age};
+use lb_common::flow::Ctrl;
+use lb_common::hint::{TAG_PROTECTED, age};
 use lb_common::node::Node;
 
 use crate::flow::{self, WAYS_U32};
@@ -40,8 +42,8 @@ fn close(node: &Node, index: u32) -> u32 {
     let Some(slot) = maps::FLOWS.get_ptr_mut(index) else { return 0 };
     let ctrl = flow::ctrl(slot);
     // SAFETY: points into `FLOWS`.
-    let idle = unsafe { (*slot).silence(flow::now()) } > node.idle_ticks && !ctrl.is_waiting();
-    if !ctrl.is_open() || !(idle || is_orphan(ctrl)) || !flow::swap(slot, ctrl, ctrl.closed()) {
+    let stale = unsafe { (*slot).is_stale(ctrl, flow::now(), node.idle_ticks, node.rest_ticks) };
+    if !(stale || is_orphan(ctrl)) || !flow::swap(slot, ctrl, ctrl.closed()) {
         return 0;
     }
     flow::retire(ctrl);
@@ -51,11 +53,11 @@ fn close(node: &Node, index: u32) -> u32 {
     1
 }
 
-/// Whether the flow's backend was removed, or its id given to another.
+/// Whether the flow is open and its backend was removed, or its id given to another.
 #[inline(always)]
 fn is_orphan(ctrl: Ctrl) -> bool {
-    !maps::BACKENDS
-        .get(u32::from(ctrl.backend()))
-        .is_some_and(|b| b.is_live() && b.generation == ctrl.generation())
-        && !matches!(ctrl.state(), State::Claiming)
+    ctrl.is_open()
+        && !maps::BACKENDS
+            .get(u32::from(ctrl.backend()))
+            .is_some_and(|b| b.is_live() && b.generation == ctrl.generation())
 }

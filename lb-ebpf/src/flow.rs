@@ -4,10 +4,9 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use lb_common::abi::ticks;
 use lb_common::addr::Addr;
 use lb_common::backend::Backend;
-use lb_common::flow::{
-    Ctrl, Hint, Side, Slot, State, TAG_PROTECTED, WAYS, age, first_way, ways_with_tag, without_first,
-};
+use lb_common::flow::{Ctrl, Side, Slot, State, WAYS};
 use lb_common::hash::{flow_hash, place, second_hash, tag};
+use lb_common::hint::{Hint, TAG_PROTECTED, age, first_way, ways_with_tag, without_first};
 use lb_common::node::{MAX_SNAT_RANGES, Node};
 use lb_common::service::{SERVICE_REQUESTS, Service};
 use lb_common::tcp::{RST, SYN, after};
