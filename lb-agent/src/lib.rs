@@ -4,6 +4,8 @@
 //! `aya` appears only under [`dataplane::ebpf`]; `tokio` in no pure module.
 
 pub mod admin;
+pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod health;

@@ -1,2 +1,5 @@
-//! placeholder
-fn main() {}
+//! `lb-agent`: see `lb-agent --help`.
+
+fn main() -> std::process::ExitCode {
+    lb_agent::cli::main()
+}

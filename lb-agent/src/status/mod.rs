@@ -66,6 +66,9 @@ pub struct ServiceStatus {
     pub forwarding: String,
     /// `maglev`, `round-robin`, `least-conn`.
     pub scheduler: String,
+    /// Which backends get new flows: `healthy` ones, all of them (`fail-open`), or none because no next hop is known
+    /// (`unresolved`) or there is no backend (`empty`).
+    pub standing: String,
     /// No backend is healthy, new flows are spread over all of them.
     pub fail_open: bool,
     /// In the order of the configuration.
@@ -96,7 +99,9 @@ pub struct BackendStatus {
     pub why: String,
     /// How it is reached; absent while that is not known.
     pub next_hop: Option<NextHopStatus>,
-    /// Open flows; absent when they could not be read.
+    /// Why that is not known.
+    pub unresolved: Option<String>,
+    /// Open flows, unfinished handshakes included; absent when they could not be read.
     pub flows: Option<u64>,
     /// Of these, those that wait for an answer.
     pub waiting: Option<u64>,

@@ -59,14 +59,25 @@ fn write_dataplane(out: &mut String, s: &Status) -> fmt::Result {
 }
 
 fn write_service(out: &mut String, s: &ServiceStatus, now: SystemTime) -> fmt::Result {
-    let open = if s.fail_open { ", FAIL OPEN: no backend is healthy, all of them get flows" } else { "" };
+    let open = match (s.fail_open, s.standing.as_str()) {
+        (_, "unresolved") => ", UNRESOLVED: no next hop is known, packets are dropped",
+        (_, "empty") => ", EMPTY: no backend, packets are dropped",
+        (true, _) => ", FAIL OPEN: no backend is healthy, all of them get flows",
+        (false, _) => "",
+    };
     writeln!(out, "service {} {} {} {}{open}", s.name, s.vip, s.forwarding, s.scheduler)?;
     let head = [
         "BACKEND", "ADDRESS", "STATE", "FOR", "WEIGHT", "RING", "FLOWS", "WAITING", "NEW", "NEXT HOP", "WHY",
     ];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(s.backends.iter().map(|b| row(b, now)));
-    write_columns(out, &rows)
+    write_columns(out, &rows)?;
+    for b in &s.backends {
+        if let Some(why) = &b.unresolved {
+            writeln!(out, "  {}: next hop unresolved: {why}", b.name)?;
+        }
+    }
+    Ok(())
 }
 
 fn row(b: &BackendStatus, now: SystemTime) -> [String; 11] {
@@ -135,6 +146,7 @@ mod tests {
           BACKEND     ADDRESS          STATE    FOR    WEIGHT  RING  FLOWS  WAITING  NEW   NEXT HOP                        WHY
           superset-1  10.77.0.11:8088  healthy  1h 1m  100     yes   7      2        4711  eth0 02:00:00:00:00:01 vlan 12  2 good checks in a row
           superset-2  10.77.0.11:8088  dead     1h 1m  100     no    ?      ?        ?     UNRESOLVED                      connection refused (3 in a row)
+          superset-2: next hop unresolved: no answer to ARP
         ");
     }
 
@@ -143,6 +155,7 @@ mod tests {
         let mut s = sample_status(at(0));
         s.not_ready = vec!["eth0: not attached".into(), "superset/superset-1: not checked yet".into()];
         s.services[0].fail_open = true;
+        s.services.push(ServiceStatus { standing: "unresolved".into(), ..s.services[0].clone() });
         s.flow_table = None;
         s.dataplane = DataplaneStatus {
             pending: true,
@@ -153,7 +166,8 @@ mod tests {
         let text = render(&s, at(0));
         for want in [
             "NOT READY: eth0: not attached; superset/superset-1: not checked yet",
-            "FAIL OPEN",
+            "nat maglev, FAIL OPEN: no backend is healthy",
+            "nat maglev, UNRESOLVED: no next hop is known",
             "flow table: cannot be read",
             "PENDING",
             "errors on the data path: 3, the last: RINGS[1]: set: No space left on device",

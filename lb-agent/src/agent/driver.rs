@@ -1,0 +1,94 @@
+//! The loop: the only place of the agent that waits.
+#![forbid(unsafe_code)]
+
+use std::future::{Future, pending};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
+
+use crate::admin::Heartbeat;
+use crate::health::CheckObservation;
+use crate::net::hops::Hops;
+
+use super::core::Core;
+use super::program::Program;
+
+/// How often the maps are read back.
+pub const RESYNC: Duration = Duration::from_secs(30);
+/// How often flows are expired.
+pub const SWEEP: Duration = Duration::from_secs(10);
+/// The loop turns at least this often, for `/livez`.
+const BEAT: Duration = Duration::from_secs(1);
+/// Observations that are taken at once.
+const BATCH: usize = 256;
+
+/// Where events come from.
+pub struct Events {
+    /// Ended checks.
+    pub checks: mpsc::Receiver<CheckObservation>,
+    /// Next hops and interfaces.
+    pub hops: watch::Receiver<Arc<Hops>>,
+}
+
+/// Turns until `stop` is ready, and returns what that says.
+pub async fn drive<P: Program, S>(
+    core: &mut Core<P>,
+    mut events: Events,
+    heartbeat: &Heartbeat,
+    stop: impl Future<Output = S>,
+) -> S {
+    let mut stop = pin!(stop);
+    let mut beat = every(BEAT);
+    let mut resync = every(RESYNC);
+    let mut sweep = every(SWEEP);
+    let mut observed = Vec::with_capacity(BATCH);
+    let mut checked = true;
+    loop {
+        let due = core.due();
+        // In this order: a flood of checks must not keep a decision from the kernel, nor a signal from being heard.
+        tokio::select! {
+            biased;
+            why = &mut stop => return why,
+            () = at(due) => core.write(),
+            () = changed(&mut events.hops) => {
+                let hops = events.hops.borrow_and_update().clone();
+                core.network(&hops);
+            }
+            n = events.checks.recv_many(&mut observed, BATCH), if checked => {
+                // 0 only when the checker is gone.
+                checked = n > 0;
+                for o in observed.drain(..n) {
+                    core.observe(&o);
+                }
+            }
+            _ = sweep.tick() => core.sweep(),
+            _ = resync.tick() => core.resync(),
+            _ = beat.tick() => {}
+        }
+        heartbeat.beat();
+        core.flush();
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => pending().await,
+    }
+}
+
+/// When the watcher is gone nothing changes any more.
+async fn changed(hops: &mut watch::Receiver<Arc<Hops>>) {
+    if hops.changed().await.is_err() {
+        pending::<()>().await;
+    }
+}

@@ -1,0 +1,18 @@
+//! The agent's loop.
+//!
+//! [`world`] is what is known, [`writer`] gets the plan that follows from it into the kernel, [`core`] turns events into
+//! both and publishes a status, and [`driver`] waits for the events. All of it runs on a fake data path.
+
+pub mod core;
+pub mod driver;
+pub mod program;
+mod report;
+pub mod run;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+pub mod world;
+pub mod writer;
+
+pub use report::Origin;

@@ -1,0 +1,241 @@
+//! An agent on a data path in memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::core::Core;
+use super::driver::{Events, drive};
+use super::program::Program;
+use super::report::{Origin, starting};
+use super::world::World;
+use crate::admin::{Heartbeat, Published};
+use crate::dataplane::fake::Fake;
+use crate::dataplane::{Dataplane, DataplaneError, Op, Tables};
+use crate::health::CheckObservation;
+use crate::health::fsm::{CheckResult, Transition, Why};
+use crate::metrics::Metrics;
+use crate::metrics::testing::FakeCounters;
+use crate::model::{
+    BackendSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PortFacts, ProbeKind, Scheduler,
+    ServiceSpec,
+};
+use crate::net::hops::Hops;
+use crate::net::links::{Port, PortError};
+use crate::status::Status;
+
+/// The kernel of a test: maps, what is attached, and faults.
+#[derive(Default)]
+pub(super) struct Kernel {
+    pub(super) maps: Fake,
+    /// By interface name.
+    pub(super) attached: BTreeMap<String, u32>,
+    /// This many of the next writes fail.
+    pub(super) refuse: usize,
+    pub(super) refused: usize,
+    /// Attaching fails.
+    pub(super) no_attach: bool,
+    /// When each ring was written.
+    pub(super) rings: Vec<Instant>,
+    pub(super) sweeps: usize,
+}
+
+/// Shared with the test.
+#[derive(Clone, Default)]
+pub(super) struct SharedKernel(Arc<Mutex<Kernel>>);
+
+impl SharedKernel {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Kernel> {
+        self.0.lock().unwrap()
+    }
+
+    /// Backends in the ring of the only service.
+    pub(super) fn ring(&self) -> Vec<u16> {
+        let kernel = self.lock();
+        let ring = kernel.maps.tables().rings.values().next().unwrap();
+        let mut ids: Vec<u16> = ring.slots[..ring.length as usize].to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+}
+
+fn fault(what: &str) -> DataplaneError {
+    DataplaneError { what: what.to_owned(), source: anyhow::anyhow!("a fault that was asked for") }
+}
+
+impl Dataplane for SharedKernel {
+    fn read(&self) -> Result<Tables, DataplaneError> {
+        self.lock().maps.read()
+    }
+
+    fn apply(&mut self, op: &Op) -> Result<(), DataplaneError> {
+        let mut kernel = self.lock();
+        if kernel.refuse > 0 {
+            kernel.refuse -= 1;
+            kernel.refused += 1;
+            return Err(fault("map RINGS"));
+        }
+        if matches!(op, Op::SetRing(..)) {
+            kernel.rings.push(Instant::now());
+        }
+        kernel.maps.apply(op)
+    }
+}
+
+impl Program for SharedKernel {
+    fn attach(&mut self, port: &PortFacts) -> Result<&'static str, DataplaneError> {
+        let mut kernel = self.lock();
+        if kernel.no_attach {
+            return Err(fault("attach"));
+        }
+        kernel.attached.insert(port.name.clone(), port.ifindex);
+        Ok("native")
+    }
+
+    fn detach(&mut self) {
+        self.lock().attached.clear();
+    }
+
+    fn sweep(&mut self) -> Result<u64, DataplaneError> {
+        self.lock().sweeps += 1;
+        Ok(2)
+    }
+}
+
+pub(super) fn port(ifindex: u32) -> PortFacts {
+    PortFacts { name: "eth0".into(), ifindex, mac: [2, 0, 0, 0, 0, 0xaa], tx_by_redirect: false }
+}
+
+pub(super) fn service(backends: u8) -> ServiceSpec {
+    let backend = |i: u8| BackendSpec {
+        name: format!("superset-{i}"),
+        address: format!("10.77.0.{}:8088", 10 + i).parse().unwrap(),
+        weight: 100,
+    };
+    ServiceSpec {
+        name: "superset".into(),
+        vip: "10.77.0.100:80".parse().unwrap(),
+        forwarding: Forwarding::Nat,
+        scheduler: Scheduler::Maglev,
+        requests: true,
+        health: HealthSpec {
+            probe: ProbeKind::Tcp,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+            grace: Duration::from_secs(60),
+            dead_after: Duration::from_secs(30),
+        },
+        backends: (1..=backends).map(backend).collect(),
+    }
+}
+
+fn node() -> NodeFacts {
+    NodeFacts {
+        ports: vec![port(2)],
+        snat: vec!["10.77.0.1/32".parse().unwrap()],
+        snat_ports: (1024, 32767),
+        rest: Duration::from_secs(60),
+        idle: Duration::from_secs(3600),
+        announce: false,
+        hash_key: 7,
+    }
+}
+
+/// Interface `eth0` with this index, or gone; every backend resolved.
+pub(super) fn hops(ifindex: Option<u32>, service: &ServiceSpec) -> Hops {
+    let facts = ifindex.map(|i| Port { facts: port(i), mtu: 1500, up: true });
+    let hop = NextHop {
+        ifindex: ifindex.unwrap_or(2),
+        mac: [2, 0, 0, 0, 0, 1],
+        vlan: lb_common::vlan::VlanTags::default(),
+    };
+    Hops {
+        ports: BTreeMap::from([(
+            "eth0".to_owned(),
+            facts.ok_or_else(|| PortError::Missing { name: "eth0".into(), known: "lo".into() }),
+        )]),
+        next: service.backends.iter().map(|b| (b.address.ip(), Ok(hop))).collect(),
+    }
+}
+
+/// An agent that runs, and all that a test can do to it.
+pub(super) struct Lab {
+    pub(super) kernel: SharedKernel,
+    pub(super) service: ServiceSpec,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) published: watch::Receiver<Published>,
+    pub(super) hops: watch::Sender<Arc<Hops>>,
+    checks: mpsc::Sender<CheckObservation>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Core<SharedKernel>>,
+}
+
+/// A core that has not started.
+pub(super) fn core(
+    kernel: SharedKernel,
+    backends: u8,
+) -> (Core<SharedKernel>, Arc<Metrics>, watch::Receiver<Published>) {
+    let origin = Origin::now("lb.toml".into());
+    let (publish, published) = watch::channel(starting(&origin));
+    let source = published.clone();
+    let counters = Arc::new(FakeCounters::default());
+    let metrics = Arc::new(Metrics::new(Box::new(move || source.borrow().status.clone()), counters).unwrap());
+    let mut world = World::new(node(), vec![service(backends)], Instant::now());
+    world.set_hops(&hops(Some(2), &service(backends)));
+    let core = Core::new(world, kernel, metrics.clone(), origin, publish).unwrap();
+    (core, metrics, published)
+}
+
+impl Lab {
+    pub(super) fn start(backends: u8) -> Self {
+        let kernel = SharedKernel::default();
+        let (mut core, metrics, published) = core(kernel.clone(), backends);
+        core.start().unwrap();
+        let (checks, checks_in) = mpsc::channel(64);
+        let (hops, hops_in) = watch::channel(Arc::new(hops(Some(2), &service(backends))));
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let events = Events { checks: checks_in, hops: hops_in };
+            let _ = drive(&mut core, events, &Heartbeat::default(), stopped).await;
+            core
+        });
+        Self { kernel, service: service(backends), metrics, published, hops, checks, stop, task }
+    }
+
+    /// A check of backend `i` (from 0) ends now, and decides for `to` when that is given.
+    pub(super) async fn check(&self, i: usize, result: CheckResult, change: Option<HealthState>) {
+        let change = change.map(|to| Transition {
+            from: HealthState::Starting,
+            to,
+            why: Why::Failed(3, result),
+            at: Duration::ZERO,
+        });
+        let observation = CheckObservation {
+            key: self.service.backend_key(&self.service.backends[i]),
+            at: Instant::now(),
+            result,
+            duration: Duration::from_millis(2),
+            change,
+        };
+        self.checks.send(observation).await.unwrap();
+    }
+
+    /// Waits until the published status is as wanted; an hour of paused time is for ever.
+    pub(super) async fn until(&mut self, wanted: impl Fn(&Status) -> bool) -> Arc<Status> {
+        let wait = self.published.wait_for(|p| wanted(&p.status));
+        let found = tokio::time::timeout(Duration::from_secs(3600), wait).await;
+        found.expect("never published").unwrap().status.clone()
+    }
+
+    pub(super) async fn stop(self) -> Core<SharedKernel> {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap()
+    }
+}

@@ -1,0 +1,163 @@
+//! What the agent knows: the configuration, what the checks say, and where the backends are on layer 2.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use tokio::time::Instant;
+
+use crate::health::CheckObservation;
+use crate::model::{BackendKey, BackendSpec, HealthState, NextHop, NodeFacts, PortFacts, ServiceSpec};
+use crate::net::hops::Hops;
+use crate::plan::Inputs;
+
+/// All inputs of a plan, and what people want to know about them.
+#[derive(Clone, Debug)]
+pub struct World {
+    node: NodeFacts,
+    services: Vec<ServiceSpec>,
+    states: BTreeMap<BackendKey, HealthState>,
+    health: BTreeMap<BackendKey, Health>,
+    names: BTreeMap<BackendKey, (String, String)>,
+    hops: BTreeMap<IpAddr, NextHop>,
+    unresolved: BTreeMap<IpAddr, String>,
+    /// Configured interfaces that do not exist at the moment.
+    missing: BTreeSet<String>,
+}
+
+/// What people want to know of a backend's health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// State now.
+    pub state: HealthState,
+    /// Since when.
+    pub since: Instant,
+    /// What decided it.
+    pub why: String,
+    /// Whether a check has ended yet.
+    pub checked: bool,
+}
+
+impl World {
+    /// Everything starting, nothing resolved.
+    #[must_use]
+    pub fn new(node: NodeFacts, services: Vec<ServiceSpec>, now: Instant) -> Self {
+        let starting = Health {
+            state: HealthState::Starting,
+            since: now,
+            why: "not checked yet".into(),
+            checked: false,
+        };
+        let keys: Vec<_> = services
+            .iter()
+            .flat_map(|s| s.backends.iter().map(|b| (s.backend_key(b), (s.name.clone(), b.name.clone()))))
+            .collect();
+        Self {
+            node,
+            services,
+            states: keys.iter().map(|(k, _)| (*k, HealthState::Starting)).collect(),
+            health: keys.iter().map(|(k, _)| (*k, starting.clone())).collect(),
+            names: keys.into_iter().collect(),
+            hops: BTreeMap::new(),
+            unresolved: BTreeMap::new(),
+            missing: BTreeSet::new(),
+        }
+    }
+
+    /// What the plan is made of.
+    #[must_use]
+    pub fn inputs(&self) -> Inputs<'_> {
+        Inputs { node: &self.node, services: &self.services, health: &self.states, hops: &self.hops }
+    }
+
+    /// The node.
+    #[must_use]
+    pub const fn node(&self) -> &NodeFacts {
+        &self.node
+    }
+
+    /// The services, in the order of the configuration.
+    #[must_use]
+    pub fn services(&self) -> &[ServiceSpec] {
+        &self.services
+    }
+
+    /// Addresses whose next hop is wanted.
+    #[must_use]
+    pub fn targets(&self) -> BTreeSet<IpAddr> {
+        self.services.iter().flat_map(|s| &s.backends).map(|b| b.address.ip()).collect()
+    }
+
+    /// Health of a backend.
+    #[must_use]
+    pub fn health(&self, service: &ServiceSpec, backend: &BackendSpec) -> Option<&Health> {
+        self.health.get(&service.backend_key(backend))
+    }
+
+    /// Next hop of an address, or why there is none.
+    ///
+    /// # Errors
+    /// The reason in words.
+    pub fn hop(&self, address: IpAddr) -> Result<NextHop, &str> {
+        self.hops
+            .get(&address)
+            .copied()
+            .ok_or_else(|| self.unresolved.get(&address).map_or("not looked up yet", String::as_str))
+    }
+
+    /// Whether a configured interface exists.
+    #[must_use]
+    pub fn is_present(&self, interface: &str) -> bool {
+        !self.missing.contains(interface)
+    }
+
+    /// Names of a backend's service and of the backend; `None` when it was removed.
+    #[must_use]
+    pub fn names(&self, key: &BackendKey) -> Option<(&str, &str)> {
+        self.names.get(key).map(|(s, b)| (s.as_str(), b.as_str()))
+    }
+
+    /// Backends that were never checked, as `service/backend`.
+    pub fn unchecked(&self) -> impl Iterator<Item = String> {
+        let names = |key| self.names(key).map(|(s, b)| format!("{s}/{b}"));
+        self.health.iter().filter(|(_, h)| !h.checked).filter_map(move |(key, _)| names(key))
+    }
+
+    /// Takes the end of a check. Says whether anything that people see is different.
+    pub fn observe(&mut self, observation: &CheckObservation) -> bool {
+        let Some(health) = self.health.get_mut(&observation.key) else { return false };
+        let first = !std::mem::replace(&mut health.checked, true);
+        let Some(change) = observation.change else {
+            if first && health.state == HealthState::Starting {
+                health.why = format!("{} (within grace)", observation.result);
+            }
+            return first;
+        };
+        *health =
+            Health { state: change.to, since: observation.at, why: change.why.to_string(), checked: true };
+        self.states.insert(observation.key, change.to);
+        true
+    }
+
+    /// Takes what is known of the network. Says whether the plan may differ.
+    pub fn set_hops(&mut self, hops: &Hops) -> bool {
+        let ports = self.ports_from(hops);
+        let next = hops.next.iter().filter_map(|(&a, hop)| Some((a, *hop.as_ref().ok()?))).collect();
+        self.unresolved =
+            hops.next.iter().filter_map(|(&a, hop)| Some((a, hop.as_ref().err()?.to_string()))).collect();
+        self.missing = hops.ports.iter().filter(|(_, p)| p.is_err()).map(|(name, _)| name.clone()).collect();
+        let changed = self.hops != next || self.node.ports != ports;
+        (self.hops, self.node.ports) = (next, ports);
+        changed
+    }
+
+    /// The interfaces as they are now. One that is gone keeps its old facts: the program is not on it any more,
+    /// and a plan without it would renumber the others.
+    fn ports_from(&self, hops: &Hops) -> Vec<PortFacts> {
+        let now = |old: &PortFacts| match hops.ports.get(&old.name) {
+            Some(Ok(port)) => port.facts.clone(),
+            Some(Err(_)) | None => old.clone(),
+        };
+        self.node.ports.iter().map(now).collect()
+    }
+}
