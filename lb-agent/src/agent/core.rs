@@ -153,12 +153,18 @@ impl<P: Program> Core<P> {
         self.changed = true;
     }
 
-    /// Closes dead flows.
-    pub fn sweep(&mut self) {
-        match self.writer.dataplane_mut().sweep() {
+    /// The search for flows that are over, to be run where it holds up nothing.
+    pub fn scan(&self) -> impl FnOnce() -> Vec<u32> + Send + 'static {
+        let (scan, tables) = (self.writer.dataplane().scanner(), self.writer.plan().tables.clone());
+        move || scan(&tables)
+    }
+
+    /// Closes the flows that were found.
+    pub fn close(&mut self, slots: &[u32]) {
+        match self.writer.dataplane_mut().close(slots) {
             Ok(0) => {}
             Ok(closed) => {
-                debug!(closed, "flows expired");
+                debug!(closed, found = slots.len(), "flows expired");
                 self.metrics.expired(closed);
             }
             Err(e) => self.failed(Operation::Expire, format!("cannot expire flows: {e}")),
@@ -204,9 +210,17 @@ impl<P: Program> Core<P> {
     }
 
     fn attach(&mut self, port: &PortFacts) -> Result<(), DataplaneError> {
-        let mode = self.writer.dataplane_mut().attach(port)?;
-        info!(interface = port.name, ifindex = port.ifindex, mode, "program attached");
-        self.attached.insert(port.name.clone(), (port.ifindex, mode));
+        let attachment = self.writer.dataplane_mut().attach(port)?;
+        let (interface, mode) = (&port.name, attachment.mode);
+        match &attachment.refused {
+            None => {
+                info!(interface, ifindex = port.ifindex, mode, "program attached");
+            }
+            Some(why) => {
+                warn!(interface, mode, "program attached, but slower than it could be: not native: {why}");
+            }
+        }
+        self.attached.insert(port.name.clone(), (port.ifindex, attachment));
         Ok(())
     }
 

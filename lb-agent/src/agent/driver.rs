@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 
 use crate::admin::Heartbeat;
@@ -46,6 +47,7 @@ pub async fn drive<P: Program, S>(
     let mut sweep = every(SWEEP);
     let mut observed = Vec::with_capacity(BATCH);
     let mut checked = true;
+    let mut scan: Option<JoinHandle<Vec<u32>>> = None;
     loop {
         let due = core.due();
         // In this order: a flood of checks must not keep a decision from the kernel, nor a signal from being heard.
@@ -64,7 +66,8 @@ pub async fn drive<P: Program, S>(
                     core.observe(&o);
                 }
             }
-            _ = sweep.tick() => core.sweep(),
+            over = found(&mut scan) => core.close(&over),
+            _ = sweep.tick(), if scan.is_none() => scan = Some(spawn_blocking(core.scan())),
             _ = resync.tick() => core.resync(),
             _ = beat.tick() => {}
         }
@@ -84,6 +87,14 @@ async fn at(when: Option<Instant>) {
         Some(when) => sleep_until(when).await,
         None => pending().await,
     }
+}
+
+/// The result of a scan, once. A scan that panicked has found nothing; its message is in the log.
+async fn found(scan: &mut Option<JoinHandle<Vec<u32>>>) -> Vec<u32> {
+    let Some(task) = scan else { return pending().await };
+    let over = task.await.unwrap_or_default();
+    *scan = None;
+    over
 }
 
 /// When the watcher is gone nothing changes any more.

@@ -1,25 +1,41 @@
 //! What the loop asks of the data path besides its tables.
 #![forbid(unsafe_code)]
 
-use crate::dataplane::{Dataplane, DataplaneError};
+use std::sync::Arc;
+
+use crate::dataplane::{Dataplane, DataplaneError, Tables};
 use crate::model::PortFacts;
 
-/// A data path that can be attached to interfaces and swept for dead flows.
+/// How the program is attached to an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// `native` or `generic`.
+    pub mode: &'static str,
+    /// Why it is not native, when that was tried.
+    pub refused: Option<String>,
+}
+
+/// Finds the slots of flows that are over: idle for too long, or their backend is gone from the tables. Takes
+/// milliseconds per million slots, so it runs on a thread of its own.
+pub type Scanner = Arc<dyn Fn(&Tables) -> Vec<u32> + Send + Sync>;
+
+/// A data path that can be attached to interfaces and rid of dead flows.
 pub trait Program: Dataplane {
-    /// Attaches the program to an interface, or moves it there when the interface of that name was replaced. Returns
-    /// the mode: `native` or `generic`.
+    /// Attaches the program to an interface, or moves it there when the interface of that name was replaced.
     ///
     /// # Errors
     /// When the kernel refuses it.
-    fn attach(&mut self, port: &PortFacts) -> Result<&'static str, DataplaneError>;
+    fn attach(&mut self, port: &PortFacts) -> Result<Attachment, DataplaneError>;
 
     /// Detaches the program everywhere. Errors are logged: there is nobody left to act on them.
     fn detach(&mut self);
 
-    /// Closes flows that are idle for too long or whose backend is gone. Returns how many. May do a part of the
-    /// table at a time.
+    /// See [`Scanner`].
+    fn scanner(&self) -> Scanner;
+
+    /// Closes the flows in these slots, except those that are not over by now. Returns how many.
     ///
     /// # Errors
     /// When the kernel refuses it.
-    fn sweep(&mut self) -> Result<u64, DataplaneError>;
+    fn close(&mut self, slots: &[u32]) -> Result<u64, DataplaneError>;
 }

@@ -17,6 +17,7 @@ use crate::status::{
     BackendStatus, DataplaneStatus, InterfaceStatus, NextHopStatus, ServiceStatus, Status, mac_text,
 };
 
+use super::program::Attachment;
 use super::world::World;
 use super::writer::Writer;
 
@@ -26,8 +27,8 @@ const NAMED: usize = 10;
 /// Mode of an interface that the program is not attached to.
 const DETACHED: &str = "detached";
 
-/// By interface name: the index that the program is attached to, and the mode.
-pub(super) type Attached = BTreeMap<String, (u32, &'static str)>;
+/// By interface name: the index that the program is attached to, and how.
+pub(super) type Attached = BTreeMap<String, (u32, Attachment)>;
 
 /// Where this agent's state began.
 #[derive(Clone, Debug)]
@@ -127,14 +128,15 @@ impl<D: Dataplane> Report<'_, D> {
     }
 
     fn interfaces(&self) -> Vec<InterfaceStatus> {
-        let mode = |name| self.attached.get(name).map_or(DETACHED, |(_, mode)| mode);
+        let attachment = |name| self.attached.get(name).map(|(_, attachment)| attachment);
         let ports = self.world.node().ports.iter();
         ports
             .map(|p| InterfaceStatus {
                 name: p.name.clone(),
                 ifindex: p.ifindex,
                 mac: mac_text(p.mac),
-                xdp_mode: mode(&p.name).to_owned(),
+                xdp_mode: attachment(&p.name).map_or(DETACHED, |a| a.mode).to_owned(),
+                not_native: attachment(&p.name).and_then(|a| a.refused.clone()),
             })
             .collect()
     }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use super::driver::{Events, drive};
-use super::program::Program;
+use super::program::{Attachment, Program, Scanner};
 use super::report::{Origin, starting};
 use super::world::World;
 use crate::admin::{Heartbeat, Published};
@@ -41,7 +41,8 @@ pub(super) struct Kernel {
     pub(super) no_attach: bool,
     /// When each ring was written.
     pub(super) rings: Vec<Instant>,
-    pub(super) sweeps: usize,
+    /// Slots that were asked to be closed, each time.
+    pub(super) closed: Vec<Vec<u32>>,
 }
 
 /// Shared with the test.
@@ -88,22 +89,27 @@ impl Dataplane for SharedKernel {
 }
 
 impl Program for SharedKernel {
-    fn attach(&mut self, port: &PortFacts) -> Result<&'static str, DataplaneError> {
+    fn attach(&mut self, port: &PortFacts) -> Result<Attachment, DataplaneError> {
         let mut kernel = self.lock();
         if kernel.no_attach {
             return Err(fault("attach"));
         }
         kernel.attached.insert(port.name.clone(), port.ifindex);
-        Ok("native")
+        Ok(Attachment { mode: "native", refused: None })
     }
 
     fn detach(&mut self) {
         self.lock().attached.clear();
     }
 
-    fn sweep(&mut self) -> Result<u64, DataplaneError> {
-        self.lock().sweeps += 1;
-        Ok(2)
+    fn scanner(&self) -> Scanner {
+        // What is over does not matter to the loop; that the tables arrive does.
+        Arc::new(|tables| tables.backends.keys().map(|id| u32::from(*id)).collect())
+    }
+
+    fn close(&mut self, slots: &[u32]) -> Result<u64, DataplaneError> {
+        self.lock().closed.push(slots.to_vec());
+        Ok(slots.len() as u64)
     }
 }
 

@@ -187,7 +187,7 @@ async fn a_backend_that_cannot_be_reached_is_named_with_the_reason() {
 async fn flows_are_swept_and_a_stop_detaches() {
     let lab = Lab::start(2);
     sleep(SWEEP * 3 + SWEEP / 2).await;
-    assert_eq!(lab.kernel.lock().sweeps, 3);
+    assert_eq!(lab.kernel.lock().closed, [[1, 2], [1, 2], [1, 2]]);
     assert_eq!(metric(&lab, "lb_flow_table_expired_total"), 6.0);
     let (kernel, published) = (lab.kernel.clone(), lab.published.clone());
     let mut core = lab.stop().await;

@@ -92,6 +92,12 @@ impl<D: Dataplane> Writer<D> {
     }
 
     /// The maps.
+    #[must_use]
+    pub const fn dataplane(&self) -> &D {
+        &self.dataplane
+    }
+
+    /// The maps.
     pub const fn dataplane_mut(&mut self) -> &mut D {
         &mut self.dataplane
     }

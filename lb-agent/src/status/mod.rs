@@ -51,6 +51,8 @@ pub struct InterfaceStatus {
     pub mac: String,
     /// `native`, `generic`, or `detached`.
     pub xdp_mode: String,
+    /// Why it is not native, when that was tried.
+    pub not_native: Option<String>,
 }
 
 /// A service.

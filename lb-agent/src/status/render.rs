@@ -20,7 +20,8 @@ fn write_all(out: &mut String, s: &Status, now: SystemTime) -> fmt::Result {
     writeln!(out, "lb-agent {}, up {}, {ready}", s.version, ago(s.started, now))?;
     writeln!(out, "config {}, loaded {} ago", s.config, ago(s.config_loaded, now))?;
     for i in &s.interfaces {
-        writeln!(out, "interface {}: xdp {}, {}", i.name, i.xdp_mode, i.mac)?;
+        let why = i.not_native.as_ref().map(|why| format!(", not native: {why}")).unwrap_or_default();
+        writeln!(out, "interface {}: xdp {}, {}{why}", i.name, i.xdp_mode, i.mac)?;
     }
     write_table_use(out, s)?;
     write_dataplane(out, s)?;
@@ -157,6 +158,8 @@ mod tests {
         s.services[0].fail_open = true;
         s.services.push(ServiceStatus { standing: "unresolved".into(), ..s.services[0].clone() });
         s.flow_table = None;
+        s.interfaces[0].xdp_mode = "generic".into();
+        s.interfaces[0].not_native = Some("the MTU is too large".into());
         s.dataplane = DataplaneStatus {
             pending: true,
             errors: 3,
@@ -169,6 +172,7 @@ mod tests {
             "nat maglev, FAIL OPEN: no backend is healthy",
             "nat maglev, UNRESOLVED: no next hop is known",
             "flow table: cannot be read",
+            "interface eth0: xdp generic, 02:00:00:00:00:aa, not native: the MTU is too large",
             "PENDING",
             "errors on the data path: 3, the last: RINGS[1]: set: No space left on device",
             "changed by someone else and put right: 2",

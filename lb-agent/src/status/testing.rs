@@ -47,6 +47,7 @@ pub(crate) fn sample_status(start: SystemTime) -> Status {
             ifindex: 2,
             mac: "02:00:00:00:00:aa".into(),
             xdp_mode: "native".into(),
+            not_native: None,
         }],
         services: vec![ServiceStatus {
             name: "superset".into(),
