@@ -106,6 +106,7 @@ enum Work {
     Resolve,
     LookUp,
     ReadAll,
+    Resubscribe,
 }
 
 struct Session {
@@ -197,13 +198,18 @@ impl Session {
             Event::Routes => (true, Work::LookUp),
             Event::Overrun => {
                 tracing::warn!("netlink events were lost: reading everything anew");
-                (true, Work::ReadAll)
+                (true, Work::Resubscribe)
             }
         };
         if changed { work } else { Work::Nothing }
     }
 
     async fn perform(&mut self, work: Work) -> Result<(), NetError> {
+        if work >= Work::Resubscribe {
+            // A socket that overflowed drops all that follows, without another word, until it has been read empty
+            // (`NETLINK_S_CONGESTED`). A new one misses nothing.
+            self.events = Events::subscribe()?;
+        }
         if work >= Work::ReadAll {
             self.read_tables().await?;
         }
