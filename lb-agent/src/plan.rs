@@ -103,10 +103,10 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// Service ids ran out.
-    #[error("service {0}: more than {max} services at once, counting those being removed", max = lb_common::service::MAX_SERVICES)]
+    #[error("service {0}: more than {max} services", max = lb_common::service::MAX_SERVICES)]
     TooManyServices(String),
     /// Backend ids ran out.
-    #[error("service {0}, backend {1}: more than {max} backends at once, counting those being removed", max = lb_common::backend::MAX_BACKENDS - 1)]
+    #[error("service {0}, backend {1}: more than {max} backends", max = lb_common::backend::MAX_BACKENDS - 1)]
     TooManyBackends(String, String),
     /// Two services for one address and port.
     #[error("service {0}: another service has the address {1}")]
@@ -157,8 +157,8 @@ impl Plan {
 /// The wanted state.
 ///
 /// Ids are stable: a service keeps its id, and a backend its id and generation, as long as it is wanted. A new
-/// one gets the lowest id that was not live in `previous`, so no id changes its owner within one step. A
-/// backend that is no longer wanted stays without its live flag, for the generation.
+/// one gets the lowest id that was not live in `previous`, so no id changes its owner within one step
+/// as long as there is another. A backend that is no longer wanted stays without its live flag, for the generation.
 ///
 /// # Errors
 /// When something does not fit into the maps.

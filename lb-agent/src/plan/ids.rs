@@ -53,8 +53,8 @@ impl Known {
 /// Gives every service and backend its id.
 pub(super) struct Ids {
     known: Known,
-    next_service: u32,
-    next_backend: u32,
+    free_services: Free,
+    free_backends: Free,
 }
 
 impl Ids {
@@ -65,7 +65,12 @@ impl Ids {
                 return Err(PlanError::DuplicateService(spec.name.clone(), spec.vip));
             }
         }
-        Ok(Self { known, next_service: 0, next_backend: 1 })
+        let wanted = keys.iter().filter_map(|key| known.services.get(key));
+        let free_services = Free::new(0, MAX_SERVICES, &known.used_services, wanted);
+        let keys = services.iter().flat_map(|s| s.backends.iter().map(|b| s.backend_key(b)));
+        let wanted: Vec<&u16> = keys.filter_map(|key| known.backends.get(&key)).collect();
+        let free_backends = Free::new(1, MAX_BACKENDS, &known.used_backends, wanted.into_iter());
+        Ok(Self { known, free_services, free_backends })
     }
 
     /// The id of a service.
@@ -73,8 +78,7 @@ impl Ids {
         if let Some(&id) = self.known.services.get(&key) {
             return Ok(id);
         }
-        lowest_free(&mut self.next_service, MAX_SERVICES, &self.known.used_services)
-            .ok_or_else(|| PlanError::TooManyServices(spec.name.clone()))
+        self.free_services.take().ok_or_else(|| PlanError::TooManyServices(spec.name.clone()))
     }
 
     /// The id and generation of a backend.
@@ -88,20 +92,41 @@ impl Ids {
         if let Some(&id) = self.known.backends.get(&key) {
             return Ok((id, generation(id)));
         }
-        let id = lowest_free(&mut self.next_backend, MAX_BACKENDS, &self.known.used_backends)
+        let id = self
+            .free_backends
+            .take()
             .ok_or_else(|| PlanError::TooManyBackends(service.name.clone(), backend.name.clone()))?;
         Ok((id, generation(id).wrapping_add(1)))
     }
 }
 
-/// The lowest id from `next` and below `end` that is not used; `next` moves behind it.
-fn lowest_free(next: &mut u32, end: u32, used: &BTreeSet<u16>) -> Option<u16> {
-    while *next < end {
-        let id = u16::try_from(*next).ok()?;
-        *next += 1;
-        if !used.contains(&id) {
-            return Some(id);
+/// Ids to give away.
+struct Free {
+    next: u32,
+    end: u32,
+    used: BTreeSet<u16>,
+    /// Used by those that are not wanted any more.
+    leaving: BTreeSet<u16>,
+}
+
+impl Free {
+    fn new<'a>(first: u32, end: u32, used: &BTreeSet<u16>, wanted: impl Iterator<Item = &'a u16>) -> Self {
+        let mut leaving = used.clone();
+        for id in wanted {
+            leaving.remove(id);
         }
+        Self { next: first, end, used: used.clone(), leaving }
     }
-    None
+
+    /// The lowest id that is not used; when there is none, the lowest that is about to be.
+    fn take(&mut self) -> Option<u16> {
+        while self.next < self.end {
+            let id = u16::try_from(self.next).ok()?;
+            self.next += 1;
+            if !self.used.contains(&id) {
+                return Some(id);
+            }
+        }
+        self.leaving.pop_first()
+    }
 }
