@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use lb_tests::lab::{CLIENT, LB, Lab, SWITCH, Topology, backend_host, wait_until};
+use lb_tests::lab::{CLIENT, LB, Lab, SWITCH, Topology, wait_until};
 use lb_tests::packet::world::Family;
 use lb_tests::packet::{describe, verify};
 use lb_tests::require_root;
@@ -24,7 +24,7 @@ fn exchange(lab: &Lab, bytes: usize) {
     for family in Family::BOTH {
         for n in 1..=topology.backends {
             let address = topology.backend(n, family);
-            let listener = lab.in_ns(&backend_host(n), || TcpListener::bind(address).unwrap()).unwrap();
+            let listener = lab.in_ns(&topology.host_of(n), || TcpListener::bind(address).unwrap()).unwrap();
             let echo = std::thread::spawn(move || {
                 let (mut stream, peer) = listener.accept().unwrap();
                 let mut buffer = Vec::new();
@@ -59,6 +59,12 @@ fn one_arm_carries_tcp_both_ways() {
 fn two_arms_carry_tcp_both_ways() {
     require_root!("two_arms_carry_tcp_both_ways");
     exchange(&Lab::new(Topology::two_arm(2)).unwrap(), 2_000_000);
+}
+
+#[test]
+fn a_line_carries_tcp_both_ways() {
+    require_root!("a_line_carries_tcp_both_ways");
+    exchange(&Lab::new(Topology::line(2)).unwrap(), 2_000_000);
 }
 
 fn connect(lab: &Lab, address: SocketAddr) -> std::io::Result<()> {

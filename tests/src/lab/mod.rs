@@ -4,6 +4,7 @@
 //! one arm:   client ─┐                      two arms:  client ── lb ── switch ─┬─ backend-1
 //!            lb ─────┼─ switch                                                 └─ backend-2 …
 //!            backend-1 … ┘
+//! line:      client ── lb ── backend-1, which has the addresses of all backends
 //! ```
 //!
 //! Needs root, `ip`, `tc` and `ethtool`. Everything is gone when the [`Lab`] is dropped, after a panic, and
@@ -51,7 +52,7 @@ impl Lab {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let names = [CLIENT, LB, SWITCH].map(str::to_owned).into_iter();
         let mut lab = Self { topology, hosts: BTreeMap::new() };
-        for host in names.chain((1..=topology.backends).map(backend_host)) {
+        for host in names.chain((1..=topology.backend_hosts()).map(backend_host)) {
             let namespace = Namespace::create(&cleanup::name(&format!("{number}-{host}")))?;
             lab.hosts.insert(host, namespace);
         }
@@ -60,7 +61,9 @@ impl Lab {
             client: lab.host(CLIENT)?,
             lb: lab.host(LB)?,
             switch: lab.host(SWITCH)?,
-            backends: (1..=topology.backends).map(|n| lab.host(&backend_host(n))).collect::<Result<_>>()?,
+            backends: (1..=topology.backend_hosts())
+                .map(|n| lab.host(&backend_host(n)))
+                .collect::<Result<_>>()?,
         };
         wiring.connect().context("wire the lab")?;
         Ok(lab)

@@ -16,6 +16,16 @@ pub enum Arms {
     /// The balancer is the client's router, `eth0` towards the client and `eth1` towards the backends. The
     /// VIP is an address that the client has no other route to.
     Two,
+    /// As two arms, but without a switch: the balancer's `eth1` ends in one host, which has the address of every
+    /// backend. Its interfaces offload as network cards do. The shortest way there is, for measurements.
+    Line,
+}
+
+impl Arms {
+    /// Whether the balancer is the client's router.
+    const fn routes(self) -> bool {
+        matches!(self, Self::Two | Self::Line)
+    }
 }
 
 /// What a lab looks like.
@@ -44,12 +54,33 @@ impl Topology {
         Self { arms: Arms::Two, ..Self::one_arm(backends) }
     }
 
+    /// The balancer between two hosts, one queue, MTU 1500.
+    #[must_use]
+    pub const fn line(backends: u8) -> Self {
+        Self { arms: Arms::Line, queues: 1, ..Self::one_arm(backends) }
+    }
+
+    /// Name of the host that backend `n`, from 1, is on.
+    #[must_use]
+    pub fn host_of(&self, n: u8) -> String {
+        backend_host(n.min(self.backend_hosts()))
+    }
+
+    /// How many hosts the backends are on.
+    #[must_use]
+    pub const fn backend_hosts(&self) -> u8 {
+        match self.arms {
+            Arms::One | Arms::Two => self.backends,
+            Arms::Line => 1,
+        }
+    }
+
     /// The balancer's interfaces.
     #[must_use]
     pub const fn interfaces(&self) -> &'static [&'static str] {
         match self.arms {
             Arms::One => &["eth0"],
-            Arms::Two => &["eth0", "eth1"],
+            Arms::Two | Arms::Line => &["eth0", "eth1"],
         }
     }
 
@@ -76,7 +107,7 @@ impl Topology {
     pub fn vip(&self, family: Family) -> SocketAddr {
         let net = match self.arms {
             Arms::One => 0,
-            Arms::Two => 9,
+            Arms::Two | Arms::Line => 9,
         };
         SocketAddr::new(address(net, 100, family), 80)
     }
@@ -90,14 +121,14 @@ impl Topology {
     const fn client_net(&self) -> u8 {
         match self.arms {
             Arms::One => 0,
-            Arms::Two => 1,
+            Arms::Two | Arms::Line => 1,
         }
     }
 
     const fn server_net(&self) -> u8 {
         match self.arms {
             Arms::One => 0,
-            Arms::Two => 2,
+            Arms::Two | Arms::Line => 2,
         }
     }
 }
@@ -124,6 +155,9 @@ fn prefix(family: Family) -> u8 {
     }
 }
 
+/// What makes the switch a switch.
+const BRIDGE: &str = "link add br0 type bridge mcast_snooping 0\nlink set br0 up\n";
+
 /// Every namespace of a lab while it is wired.
 pub(super) struct Wiring<'a> {
     pub(super) topology: &'a Topology,
@@ -139,21 +173,31 @@ struct End<'a> {
     device: &'a str,
     /// The other end is the balancer's.
     faces_balancer: bool,
+    /// It offloads as a network card does, so that the balancer's own stack works as it would with one.
+    offloads: bool,
 }
 
 impl Wiring<'_> {
     /// Wires and addresses everything.
     pub(super) fn connect(&self) -> Result<()> {
         self.settle_hosts()?;
-        self.switch.ip("link add br0 type bridge mcast_snooping 0\nlink set br0 up\n")?;
         match self.topology.arms {
             Arms::One => {
+                self.switch.ip(BRIDGE)?;
                 self.plug(self.lb, "eth0", "lb")?;
                 self.plug(self.client, "eth0", "client")?;
             }
             Arms::Two => {
+                self.switch.ip(BRIDGE)?;
                 self.pair(self.lb, "eth0", (self.client, "eth0"))?;
                 self.plug(self.lb, "eth1", "lb")?;
+            }
+            Arms::Line => {
+                self.pair(self.lb, "eth0", (self.client, "eth0"))?;
+                for backend in &self.backends {
+                    self.pair(self.lb, "eth1", (backend, "eth0"))?;
+                }
+                return self.address_hosts();
             }
         }
         for (n, backend) in (1..).zip(&self.backends) {
@@ -180,7 +224,7 @@ impl Wiring<'_> {
         // More concurrent connections and more of them in TIME_WAIT than the default range has ports for.
         self.client.sysctl(&[("ipv4/ip_local_port_range", "1024 65535")])?;
         self.switch.sysctl(&[("ipv6/conf/default/disable_ipv6", "1")])?;
-        if self.topology.arms == Arms::Two {
+        if self.topology.arms.routes() {
             self.lb.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
         }
         Ok(())
@@ -203,9 +247,10 @@ impl Wiring<'_> {
             other.name()
         ))?;
         let of_balancer = host.name() == self.lb.name();
+        let offloads = of_balancer && self.topology.arms == Arms::Line;
         for end in [
-            End { namespace: host, device, faces_balancer: false },
-            End { namespace: other, device: port, faces_balancer: of_balancer },
+            End { namespace: host, device, faces_balancer: false, offloads },
+            End { namespace: other, device: port, faces_balancer: of_balancer, offloads: false },
         ] {
             end.bring_up()?;
         }
@@ -217,10 +262,11 @@ impl Wiring<'_> {
         for family in Family::BOTH {
             add_address(self.lb, "eth0", t.front(family), family)?;
             add_address(self.client, "eth0", t.client(family), family)?;
-            for (n, backend) in (1..).zip(&self.backends) {
+            // On a line the one host is everybody's.
+            for (n, backend) in (1..=t.backends).zip(self.backends.iter().cycle()) {
                 add_address(backend, "eth0", t.backend(n, family).ip(), family)?;
             }
-            if t.arms == Arms::Two {
+            if t.arms.routes() {
                 add_address(self.lb, "eth1", t.snat(family), family)?;
                 add_default_route(self.client, t.front(family))?;
                 for backend in &self.backends {
@@ -235,7 +281,10 @@ impl Wiring<'_> {
 impl End<'_> {
     fn bring_up(&self) -> Result<()> {
         // XDP sees a frame as the sender left it, so checksums must be there and tags in the frame.
-        let mut features = vec!["tx", "off", "tso", "off", "txvlan", "off", "rxvlan", "off"];
+        let mut features = match self.offloads {
+            true => vec!["tx", "on", "tso", "on", "gro", "on"],
+            false => vec!["tx", "off", "tso", "off", "txvlan", "off", "rxvlan", "off"],
+        };
         if self.faces_balancer {
             // Without GRO a veth drops what is redirected to it.
             features.extend(["gro", "on"]);
