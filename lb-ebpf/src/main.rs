@@ -47,6 +47,7 @@ pub(crate) fn lb(context: XdpContext) -> u32 {
         Some(ETHERTYPE_IPV4) => ip::<V4>(context.ctx),
         Some(ETHERTYPE_IPV6) => ip::<V6>(context.ctx),
         Some(ETHERTYPE_ARP) => announce(context.ctx),
+        Some(other) if parse::is_tag(other) != 0 => finish(&packet, Err(Reason::VlanDepth)),
         Some(_) => finish(&packet, Err(Reason::NotIp)),
         None => finish(&packet, Err(Reason::ShortFrame)),
     }

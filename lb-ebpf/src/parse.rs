@@ -118,7 +118,7 @@ fn opaque(mut value: usize) -> usize {
 
 /// 1 if the ethertype (network order) announces a tag, otherwise 0; without a branch.
 #[inline(always)]
-fn is_tag(ethertype: u16) -> usize {
+pub(crate) fn is_tag(ethertype: u16) -> usize {
     let differs = |other: u16| usize::from(ethertype ^ other.to_be());
     opaque((differs(ETHERTYPE_8021Q) * differs(ETHERTYPE_8021AD)).wrapping_sub(1)) >> 63
 }
