@@ -10,43 +10,12 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::unistd::Pid;
 
-/// Every namespace that a lab makes is called `ek-<pid>-…`.
+/// Every namespace that a lab makes is called `ek-<pid>-…`: `cargo xtask clean-lab` knows them by it.
 const PREFIX: &str = "ek-";
-
-/// Which labs [`clean`] removes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// Those whose maker does not run any more.
-    Abandoned,
-    /// Those that are in use, too.
-    All,
-}
-
-/// Ends every process in namespaces of former labs and removes them. Says which namespaces there were.
-#[must_use]
-pub fn clean(which: Which) -> Vec<String> {
-    let names: Vec<_> = std::fs::read_dir("/run/netns")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| owner(name).is_some_and(|pid| which == Which::All || kill(pid, None).is_err()))
-        .collect();
-    for name in &names {
-        remove(name);
-    }
-    names
-}
 
 /// The name of a namespace of this process; `part` tells them apart.
 pub(super) fn name(part: &str) -> String {
     format!("{PREFIX}{}-{part}", std::process::id())
-}
-
-/// The process that a namespace belongs to, from its name.
-fn owner(name: &str) -> Option<Pid> {
-    let pid = name.strip_prefix(PREFIX)?.split('-').next()?;
-    pid.parse().ok().map(Pid::from_raw)
 }
 
 static NAMES: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -129,19 +98,6 @@ fn install_handlers() {
         {
             // SAFETY: puts back the handler that was there.
             let _ = unsafe { sigaction(signal, &before) };
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_tell_their_owner() {
-        assert_eq!(owner(&name("0-client")), Some(Pid::this()));
-        for foreign in ["client", "ek-", "ek-x-client", "other-12-client"] {
-            assert_eq!(owner(foreign), None, "{foreign}");
         }
     }
 }

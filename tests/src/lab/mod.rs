@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Needs root, `ip`, `tc` and `ethtool`. Everything is gone when the [`Lab`] is dropped, after a panic, and
-//! after SIGINT, SIGTERM or SIGHUP; [`clean`] removes what a killed process left.
+//! after SIGINT, SIGTERM or SIGHUP; `cargo xtask clean-lab` removes what a killed process left.
 
 mod cleanup;
 mod namespace;
@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-pub use cleanup::{Which, clean};
 use namespace::Namespace;
 pub use process::Process;
 use topology::Wiring;
@@ -128,7 +127,7 @@ impl Lab {
         self.host(host)?.enter(f)
     }
 
-    /// Lets the network stay after this process; [`clean`] removes it. Returns the namespaces' names by host.
+    /// Lets the network stay after this process; `cargo xtask clean-lab` removes it. Returns the namespaces' names by host.
     #[must_use]
     #[expect(clippy::mem_forget, reason = "dropping is what would remove them")]
     pub fn keep(self) -> BTreeMap<String, String> {
