@@ -8,6 +8,7 @@ pub mod content;
 pub mod lab;
 pub mod limits;
 pub mod load;
+pub mod metrics;
 pub mod packet;
 pub mod privilege;
 pub mod server;

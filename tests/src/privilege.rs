@@ -10,6 +10,17 @@ pub fn root() -> Result<(), String> {
     if nix::unistd::geteuid().is_root() { Ok(()) } else { Err("needs root".to_owned()) }
 }
 
+/// Why this process cannot start the agent with its data path; `Ok` when it can.
+///
+/// # Errors
+/// The reason, for a message.
+pub fn data_path() -> Result<(), String> {
+    root()?;
+    lb_agent::object::bytes().map_err(|e| e.to_string())?;
+    crate::lab::programs::agent().map_err(|e| e.to_string())?;
+    Ok(())
+}
+
 /// Says on stderr that a test did not run. The runner counts these lines, so they must not be captured.
 pub fn skipped(test: &str, why: &str) {
     // A test cannot do anything about a closed stderr.
@@ -21,6 +32,17 @@ pub fn skipped(test: &str, why: &str) {
 macro_rules! require_root {
     ($test:expr) => {
         if let Err(why) = $crate::privilege::root() {
+            $crate::privilege::skipped($test, &why);
+            return;
+        }
+    };
+}
+
+/// Like [`require_root`], for tests that also need the agent with the XDP program inside.
+#[macro_export]
+macro_rules! require_agent {
+    ($test:expr) => {
+        if let Err(why) = $crate::privilege::data_path() {
             $crate::privilege::skipped($test, &why);
             return;
         }

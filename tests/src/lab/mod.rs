@@ -10,9 +10,12 @@
 //! Needs root, `ip`, `tc` and `ethtool`. Everything is gone when the [`Lab`] is dropped, after a panic, and
 //! after SIGINT, SIGTERM or SIGHUP; `cargo xtask clean-lab` removes what a killed process left.
 
+mod agent;
 mod cleanup;
 mod namespace;
 mod process;
+pub mod programs;
+mod servers;
 mod topology;
 
 use std::collections::BTreeMap;
@@ -22,8 +25,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+pub use agent::{Agent, Settings};
 use namespace::Namespace;
 pub use process::Process;
+pub use servers::Servers;
 use topology::Wiring;
 pub use topology::{Arms, Topology, backend_host};
 

@@ -1,0 +1,184 @@
+//! The agent on a lab's balancer: its configuration, its process, and what it says.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lb_agent::admin::{DEFAULT_ADDRESS, client};
+use lb_agent::status::Status;
+use tempfile::TempDir;
+
+use super::{LB, Lab, Process, Topology, backend_host, programs, wait_until};
+use crate::metrics::Samples;
+use crate::packet::world::Family;
+
+/// A configuration for a lab: a service for each family, called `superset-v4` and `superset-v6`, whose backends
+/// are called after their hosts.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `agent.xdp_mode`.
+    pub xdp_mode: &'static str,
+    /// `agent.announce = "arp"`.
+    pub announce: bool,
+    /// `service.scheduler`.
+    pub scheduler: &'static str,
+    /// Lines of `[service.health]`.
+    pub health: &'static str,
+}
+
+impl Default for Settings {
+    /// Native, and checks that are as quick as a test wants them.
+    fn default() -> Self {
+        Self {
+            xdp_mode: "native",
+            announce: false,
+            scheduler: "maglev",
+            health: "interval = \"200ms\"\ntimeout = \"500ms\"\nrise = 2\nfall = 2\ngrace = \"0s\"\n\
+                     expect_body = \"OK\"\n",
+        }
+    }
+}
+
+impl Settings {
+    /// The text of the configuration file.
+    #[must_use]
+    pub fn text(&self, topology: &Topology) -> String {
+        let Self { xdp_mode, announce, scheduler, health } = self;
+        let announce = if *announce { "arp" } else { "off" };
+        let interfaces = topology.interfaces();
+        let snat = Family::BOTH.map(|family| topology.snat(family).to_string());
+        let mut text = format!(
+            "[agent]\ninterfaces = {interfaces:?}\nxdp_mode = \"{xdp_mode}\"\nannounce = \"{announce}\"\n\n\
+             [nat]\naddresses = {snat:?}\n"
+        );
+        for (family, name) in Family::BOTH.into_iter().zip(["v4", "v6"]) {
+            let vip = topology.vip(family);
+            // Writing to a string does not fail.
+            let _ = write!(
+                text,
+                "\n[[service]]\nname = \"superset-{name}\"\nvip = \"{vip}\"\nscheduler = \"{scheduler}\"\n\
+                 [service.health]\n{health}"
+            );
+            for n in 1..=topology.backends {
+                let (name, address) = (backend_host(n), topology.backend(n, family));
+                let _ = write!(text, "[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+            }
+        }
+        text
+    }
+}
+
+/// How long the agent may take to become ready, and to end: much longer than it takes.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A running agent; killed when dropped.
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+    files: TempDir,
+}
+
+impl Agent {
+    /// Starts it with this configuration and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends or is not ready in time; what it logged is in the error.
+    pub fn start(lab: &Lab, config: &str) -> Result<Self> {
+        let mut agent = Self::spawn(lab, config)?;
+        let mut ended = None;
+        let ready = wait_until("the agent is ready", LIMIT, || {
+            ended = agent.process.wait(Duration::ZERO).ok();
+            ended.is_some() || agent.get(lab, "/readyz").is_ok()
+        });
+        let status = ended.map_or_else(|| "it runs".to_owned(), |status| status.to_string());
+        ensure!(ready.is_ok() && ended.is_none(), "the agent is not ready ({status}):\n{}", agent.log());
+        Ok(agent)
+    }
+
+    /// Starts it with this configuration, whatever it makes of it.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub fn spawn(lab: &Lab, config: &str) -> Result<Self> {
+        let files = tempfile::Builder::new().prefix("evenkeel-lab-").tempdir().context("make a directory")?;
+        let (path, log) = (config_path(files.path()), log_path(files.path()));
+        std::fs::write(&path, config).with_context(|| format!("write {}", path.display()))?;
+        let log = File::create(&log).with_context(|| format!("write {}", log.display()))?;
+        let mut command = Command::new(programs::agent()?);
+        command.args(["run", "--config"]).arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        Ok(Self { process: lab.spawn(LB, &mut command)?, files })
+    }
+
+    /// The body of the admin server's answer to `GET path`.
+    ///
+    /// # Errors
+    /// When it does not answer with status 200.
+    pub fn get(&self, lab: &Lab, path: &str) -> Result<String> {
+        let admin = DEFAULT_ADDRESS.parse().context("the default address of the admin server")?;
+        let body = lab.in_ns(LB, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            anyhow::Ok(runtime.block_on(client::get(admin, path))?)
+        })??;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// What it says of itself.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn status(&self, lab: &Lab) -> Result<Status> {
+        serde_json::from_str(&self.get(lab, "/status")?).context("/status")
+    }
+
+    /// Its metrics at this moment.
+    ///
+    /// # Errors
+    /// When it does not answer, or with something else.
+    pub fn metrics(&self, lab: &Lab) -> Result<Samples> {
+        Samples::parse(&self.get(lab, "/metrics")?)
+    }
+
+    /// Everything that it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(log_path(self.files.path())).unwrap_or_else(|e| format!("no log: {e}"))
+    }
+
+    /// Path of its configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        config_path(self.files.path())
+    }
+
+    /// The process.
+    pub const fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Asks it to end and waits.
+    ///
+    /// # Errors
+    /// When it does not end; it is killed then.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        self.process.terminate(LIMIT)
+    }
+
+    /// Lets it run on after this value and this process are gone; returns the directory of its files, to be
+    /// removed by somebody else.
+    #[must_use]
+    pub fn keep(self) -> PathBuf {
+        let _pid = self.process.keep();
+        self.files.keep()
+    }
+}
+
+fn config_path(dir: &Path) -> PathBuf {
+    dir.join("lb.toml")
+}
+
+fn log_path(dir: &Path) -> PathBuf {
+    dir.join("agent.log")
+}
