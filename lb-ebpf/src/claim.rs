@@ -29,6 +29,10 @@ pub(crate) fn open<F: Family>(packet: &Packet, known: Position) -> Result<Positi
     if !segment.is_syn() {
         return Err(Reason::FlowUnknown);
     }
+    // Checked here, too, so that a packet that goes no further leaves no flow behind.
+    if segment.ttl <= 1 {
+        return Err(Reason::TtlExpired);
+    }
     let hash = |key| flow_hash(key, &segment.src, segment.sport, &segment.dst, segment.dport);
     let (backend_id, backend) = select::backend(service_id, service, hash(RING_KEY))?;
     let ctrl = Ctrl::new(State::Syn, service_id, backend_id, backend.generation);
