@@ -81,7 +81,13 @@ fn the_vip_is_for_the_balancer() {
             let vip = topology.vip(family);
             assert!(connect(&lab, vip).is_err(), "nobody answers for {vip}");
             lab.exec(LB, &["ip", "addr", "add", &vip.ip().to_string(), "dev", "eth0"]).unwrap();
-            let listener = lab.in_ns(LB, || TcpListener::bind(vip)).unwrap().unwrap();
+            // A new IPv6 address is tentative until the kernel comes to skipping its duplicate detection.
+            let mut listener = None;
+            wait_until("the address can be used", LIMIT, || {
+                listener = lab.in_ns(LB, || TcpListener::bind(vip)).unwrap().ok();
+                listener.is_some()
+            })
+            .unwrap();
             lab.exec(CLIENT, &["ip", "neigh", "flush", "dev", "eth0"]).unwrap();
             wait_until("the VIP answers", LIMIT, || connect(&lab, vip).is_ok()).unwrap();
             drop(listener);
