@@ -2,7 +2,7 @@
 //!
 //! Desired and actual state are both [`Tables`]; the difference is a list of [`Op`]s; an implementation of
 //! [`Dataplane`] reads the one and applies the other.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,6 +15,8 @@ use lb_common::ring::Ring;
 use lb_common::service::{Service, ServiceKey, VipFlags};
 
 pub mod counters;
+#[expect(unsafe_code, reason = "the boundary to the kernel")]
+pub mod ebpf;
 pub mod fake;
 pub mod faulty;
 pub mod invariant;

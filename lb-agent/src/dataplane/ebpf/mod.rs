@@ -1,0 +1,98 @@
+//! The data path in the kernel: loads the XDP object, attaches it, and reads and writes its maps.
+//!
+//! The only place that knows `aya`. Everything is undone when [`EbpfDataplane`] is dropped: the programs are
+//! detached and the maps are gone with all flows.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use aya::Ebpf;
+use aya::programs::Xdp;
+use aya::programs::xdp::XdpLinkId;
+use lb_common::ring::Ring;
+
+use super::{Dataplane, DataplaneError, Op, Tables};
+
+mod attach;
+mod clock;
+mod counters;
+mod error;
+mod expire;
+mod flows;
+mod load;
+mod maps;
+mod query;
+mod rings;
+mod sys;
+mod tables;
+
+pub use attach::AttachedMode;
+pub use clock::now_ticks;
+pub use counters::KernelCounters;
+pub use expire::Sweep;
+pub use flows::FlowTable;
+pub use load::LoadOptions;
+
+use error::failure;
+use maps::Maps;
+
+/// The program on the packet path.
+const LB: &str = "lb";
+/// The program that closes flows, see [`EbpfDataplane::expire`].
+const EXPIRE: &str = "expire";
+
+/// The maps and programs of one loaded object.
+///
+/// [`Dataplane::apply`] and everything that attaches want it exclusively; counters and flows are handles of their
+/// own for other threads.
+pub struct EbpfDataplane {
+    ebpf: Ebpf,
+    links: BTreeMap<u32, XdpLinkId>,
+    maps: Maps,
+    /// The rings as they were last written or read. What is read again and is the same shares their memory.
+    rings: Mutex<BTreeMap<u16, Arc<Ring>>>,
+    counters: Arc<KernelCounters>,
+    flows: Arc<FlowTable>,
+}
+
+impl EbpfDataplane {
+    /// The counters.
+    #[must_use]
+    pub fn counters(&self) -> Arc<KernelCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// The flow table.
+    #[must_use]
+    pub fn flows(&self) -> Arc<FlowTable> {
+        Arc::clone(&self.flows)
+    }
+
+    fn program(&self, name: &str) -> Result<&Xdp, DataplaneError> {
+        let found = self.ebpf.program(name).map(TryInto::try_into);
+        found.ok_or_else(|| load::missing(name))?.map_err(|e| failure(format!("program {name}"), &e))
+    }
+
+    fn program_mut(&mut self, name: &str) -> Result<&mut Xdp, DataplaneError> {
+        let found = self.ebpf.program_mut(name).map(TryInto::try_into);
+        found.ok_or_else(|| load::missing(name))?.map_err(|e| failure(format!("program {name}"), &e))
+    }
+}
+
+impl fmt::Debug for EbpfDataplane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let EbpfDataplane { links, flows, .. } = self;
+        f.debug_struct("EbpfDataplane").field("links", links).field("flows", flows).finish_non_exhaustive()
+    }
+}
+
+impl Dataplane for EbpfDataplane {
+    fn read(&self) -> Result<Tables, DataplaneError> {
+        tables::read(&self.maps, &self.rings)
+    }
+
+    fn apply(&mut self, op: &Op) -> Result<(), DataplaneError> {
+        tables::apply(&mut self.maps, &self.rings, op)
+    }
+}

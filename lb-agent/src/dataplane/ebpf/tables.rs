@@ -1,0 +1,157 @@
+//! Reading the maps into [`Tables`], and carrying out [`Op`]s.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aya::maps::{Array, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::{Pod, util};
+use lb_common::addr::Addr;
+use lb_common::backend::Backend;
+use lb_common::node::Node;
+use lb_common::ring::Ring;
+use lb_common::service::{MAX_SERVICES, Service};
+use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
+
+use super::error::{because, failure};
+use super::maps::Maps;
+use crate::dataplane::{DataplaneError, Op, Tables, describe};
+
+/// Rings by service id, see [`super::EbpfDataplane`].
+type KnownRings = Mutex<BTreeMap<u16, Arc<Ring>>>;
+
+/// Reads everything back. Unused entries are left out.
+pub(super) fn read(maps: &Maps, known: &KnownRings) -> Result<Tables, DataplaneError> {
+    Ok(Tables {
+        node: maps.node.get(&0, 0).map_err(|e| failure("map NODE: read", &e))?,
+        snat: entries(&maps.snat, "SNAT", |a: &Addr| *a != Addr::UNSPECIFIED)?,
+        backends: entries(&maps.backends, "BACKENDS", |b: &Backend| *b != Backend::EMPTY)?,
+        rings: read_rings(maps, known)?,
+        services: entries(&maps.services, "SERVICES", Service::is_live)?,
+        vips: pairs(maps.vips.iter(), "VIPS")?,
+        service_ids: pairs::<_, u32>(maps.service_ids.iter(), "SERVICE_IDS")?
+            .into_iter()
+            .map(|(key, id)| Ok((key, to_id("SERVICE_IDS", id)?)))
+            .collect::<Result<_, DataplaneError>>()?,
+    })
+}
+
+/// The entries of an array that are in use, by their index.
+fn entries<K: TryFrom<u32> + Ord, V: Pod>(
+    map: &Array<MapData, V>,
+    name: &str,
+    is_used: impl Fn(&V) -> bool,
+) -> Result<BTreeMap<K, V>, DataplaneError> {
+    let mut out = BTreeMap::new();
+    for index in 0..map.len() {
+        let value =
+            map.get(&index, 0).map_err(|e| failure(format!("map {name}, index {index}: read"), &e))?;
+        if is_used(&value) {
+            out.insert(to_id(name, index)?, value);
+        }
+    }
+    Ok(out)
+}
+
+fn pairs<K: Ord, V>(
+    iter: impl Iterator<Item = Result<(K, V), MapError>>,
+    name: &str,
+) -> Result<BTreeMap<K, V>, DataplaneError> {
+    iter.collect::<Result<_, _>>().map_err(|e| failure(format!("map {name}: read"), &e))
+}
+
+fn to_id<K: TryFrom<u32>>(name: &str, id: u32) -> Result<K, DataplaneError> {
+    K::try_from(id).map_err(|_| because(format!("map {name}: read"), format!("there is no id {id}")))
+}
+
+fn read_rings(maps: &Maps, known: &KnownRings) -> Result<BTreeMap<u16, Arc<Ring>>, DataplaneError> {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut buffer = Ring::empty();
+    let mut out = BTreeMap::new();
+    for id in 0..=u16::MAX {
+        if u32::from(id) >= MAX_SERVICES {
+            break;
+        }
+        if let Some(ring) = maps.rings.read(id, known.get(&id), &mut buffer)? {
+            out.insert(id, ring);
+        }
+    }
+    known.clone_from(&out);
+    Ok(out)
+}
+
+/// Carries out one write.
+pub(super) fn apply(maps: &mut Maps, known: &KnownRings, op: &Op) -> Result<(), DataplaneError> {
+    let failed = |e: &dyn Error| failure(describe(op), e);
+    match op {
+        Op::SetNode(node) => set_node(maps, node),
+        Op::SetSnat(block, address) => maps.snat.set(*block, address, 0).map_err(|e| failed(&e)),
+        Op::SetBackend(0, _) => Err(because(describe(op), "backend id 0 means none")),
+        Op::SetBackend(id, backend) => {
+            reset_backend(maps, *id, backend)?;
+            maps.backends.set(u32::from(*id), backend, 0).map_err(|e| failed(&e))
+        }
+        Op::SetRing(id, ring) => {
+            maps.rings.write(*id, ring)?;
+            known.lock().unwrap_or_else(PoisonError::into_inner).insert(*id, Arc::clone(ring));
+            Ok(())
+        }
+        Op::RemoveRing(id) => maps.rings.remove(*id),
+        Op::SetService(id, service) => {
+            reset_service(maps, *id, service)?;
+            maps.services.set(u32::from(*id), service, 0).map_err(|e| failed(&e))
+        }
+        Op::RemoveService(id) => maps.services.set(u32::from(*id), Service::EMPTY, 0).map_err(|e| failed(&e)),
+        Op::SetVip(address, flags) => maps.vips.insert(address, flags, 0).map_err(|e| failed(&e)),
+        Op::RemoveVip(address) => maps.vips.remove(address).map_err(|e| failed(&e)),
+        Op::SetServiceId(key, id) => maps.service_ids.insert(key, u32::from(*id), 0).map_err(|e| failed(&e)),
+        Op::RemoveServiceId(key) => maps.service_ids.remove(key).map_err(|e| failed(&e)),
+    }
+}
+
+/// A port is in the redirect map before packets can be sent to it. What is left there of ports that are gone
+/// harms nobody: no port index leads to it.
+fn set_node(maps: &mut Maps, node: &Node) -> Result<(), DataplaneError> {
+    for (index, port) in (0..).zip(&node.ports).filter(|(_, port)| port.ifindex != 0) {
+        maps.devices.set(index, port.ifindex, None, 0).map_err(|e| {
+            failure(format!("map DEVICES, port {index}: write interface index {}", port.ifindex), &e)
+        })?;
+    }
+    maps.node.set(0, node, 0).map_err(|e| failure("map NODE: write", &e))
+}
+
+/// A new generation starts to count at zero.
+fn reset_backend(maps: &mut Maps, id: u16, new: &Backend) -> Result<(), DataplaneError> {
+    let index = u32::from(id);
+    let old =
+        maps.backends.get(&index, 0).map_err(|e| failure(format!("map BACKENDS, id {id}: read"), &e))?;
+    if old.generation == new.generation {
+        return Ok(());
+    }
+    let none = BackendLoad { flows: 0, waiting: 0 };
+    maps.load.set(index, none, 0).map_err(|e| failure(format!("map LOAD, id {id}: reset"), &e))?;
+    clear(&mut maps.backend_stats, index, BackendStats::ZERO)
+        .map_err(|e| failure(format!("map BACKEND_STATS, id {id}: reset"), &*e))
+}
+
+/// A service that takes an unused id starts to count at zero.
+fn reset_service(maps: &mut Maps, id: u16, new: &Service) -> Result<(), DataplaneError> {
+    let index = u32::from(id);
+    let old =
+        maps.services.get(&index, 0).map_err(|e| failure(format!("map SERVICES, id {id}: read"), &e))?;
+    if old.is_live() || !new.is_live() {
+        return Ok(());
+    }
+    maps.cursors.set(index, 0, 0).map_err(|e| failure(format!("map CURSORS, id {id}: reset"), &e))?;
+    clear(&mut maps.service_stats, index, ServiceStats::ZERO)
+        .map_err(|e| failure(format!("map SERVICE_STATS, id {id}: reset"), &*e))
+}
+
+fn clear<V: Pod>(
+    map: &mut PerCpuArray<MapData, V>,
+    index: u32,
+    zero: V,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let cpus = util::nr_cpus().map_err(|(path, e)| format!("{path}: {e}"))?;
+    Ok(map.set(index, PerCpuValues::try_from(vec![zero; cpus])?, 0)?)
+}
