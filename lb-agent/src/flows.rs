@@ -69,7 +69,7 @@ impl FlowSummary {
             *count += 1;
         }
         flows.half_closed += u32::from(ctrl.is_half_closed());
-        if is_waiting(slot) {
+        if ctrl.is_waiting() {
             flows.waiting += 1;
             flows.oldest_waiting = flows.oldest_waiting.max(age(slot.waiting_since, now));
         }
@@ -156,13 +156,12 @@ impl Flow {
             half_closed: ctrl.is_half_closed(),
             client_silent: age(slot.client_seen, now),
             backend_silent: age(slot.backend_seen, now),
-            waiting: is_waiting(slot).then(|| age(slot.waiting_since, now)),
+            waiting: ctrl.is_waiting().then(|| age(slot.waiting_since, now)),
         })
     }
 }
 
-/// Whether the flow in this slot is to be closed: its backend is gone, or neither side has spoken for longer than
-/// the idle timeout and nobody waits for an answer.
+/// Whether the flow in this slot is to be closed: it is stale ([`Slot::is_stale`]), or its backend is gone.
 #[must_use]
 pub fn is_over(slot: &Slot, tables: &Tables, now: u32) -> bool {
     let ctrl = Ctrl(slot.ctrl);
@@ -171,13 +170,7 @@ pub fn is_over(slot: &Slot, tables: &Tables, now: u32) -> bool {
     }
     let backend = tables.backends.get(&ctrl.backend());
     let orphan = !backend.is_some_and(|b| b.is_live() && b.generation == ctrl.generation());
-    let silence = age(slot.client_seen, now).min(age(slot.backend_seen, now));
-    orphan || (silence > tables.node.idle_ticks && !is_waiting(slot))
-}
-
-/// Whether the client waits for an answer.
-const fn is_waiting(slot: &Slot) -> bool {
-    Ctrl(slot.ctrl).is_open() && slot.waiting_since != 0
+    orphan || slot.is_stale(ctrl, now, tables.node.idle_ticks, tables.node.rest_ticks)
 }
 
 /// A packet may come in after `now` was read. What is up to a minute ahead is now, and not 78 hours ago.

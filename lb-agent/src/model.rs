@@ -25,32 +25,6 @@ pub enum Scheduler {
     LeastConn,
 }
 
-/// Where the program is attached (`agent.xdp_mode`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum XdpMode {
-    /// In the driver, or not at all.
-    Native,
-    /// In the network stack.
-    Generic,
-    /// In the driver, or in the network stack where the driver refuses.
-    Auto,
-}
-
-impl XdpMode {
-    /// Every mode.
-    pub const ALL: [Self; 3] = [Self::Native, Self::Generic, Self::Auto];
-
-    /// As in the configuration, metrics and status.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Generic => "generic",
-            Self::Auto => "auto",
-        }
-    }
-}
-
 /// One `[[service]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceSpec {

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Heartbeat, View};
 use crate::config::{Announce, Config};
+use crate::dataplane::ebpf::{EbpfDataplane, LoadOptions};
 use crate::dataplane::{Counters, Dataplane};
 use crate::health::Checker;
 use crate::metrics::Metrics;
@@ -34,6 +35,19 @@ use super::world::World;
 
 /// How long the start waits for next hops. A backend that is not resolved by then is left out until it is.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// Loads the data path that is inside this program, and balances until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the kernel refuses the data path, and see [`balance`].
+pub async fn run_agent(config: &Config, path: &Path) -> anyhow::Result<()> {
+    let signals = Signals::listen().context("cannot listen for signals")?;
+    let (slots, blocks) = (config.nat.slots(), config.nat.blocks());
+    let program = EbpfDataplane::load(&LoadOptions::embedded(slots, blocks, config.agent.xdp_mode)?)?;
+    info!(slots, blocks, "data path loaded");
+    let counters = program.counters();
+    balance(config, path, program, counters, signals.stop()).await
+}
 
 /// Balances on `program` until `stop` is ready; `stop` says in a word why.
 ///
@@ -202,9 +216,4 @@ fn say_goodbye(why: &str, counters: &dyn Counters) {
         "{why}: stopping. The program is detached and its maps are freed: established flows end, the VIPs are \
          not answered any more. Backends, addresses and routes stay as they are"
     );
-}
-
-/// Placeholder until the loader lands.
-pub async fn run_agent(_config: &Config, _path: &Path) -> anyhow::Result<()> {
-    anyhow::bail!("no data path")
 }

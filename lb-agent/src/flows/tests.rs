@@ -18,13 +18,14 @@ fn slot(state: State, backend: u16, generation: u16) -> Slot {
 }
 
 fn waiting(since: u32) -> Slot {
-    Slot { waiting_since: since, ..slot(State::Established, 1, 1) }
+    let ctrl = Ctrl::new(State::Established, 3, 1, 1).with_waiting(true).0;
+    Slot { ctrl, waiting_since: since, ..slot(State::Established, 1, 1) }
 }
 
 fn tables(idle_ticks: u32) -> Tables {
     let backend = Backend { generation: 1, flags: BACKEND_LIVE, ..Backend::EMPTY };
     Tables {
-        node: Node { idle_ticks, ..Node::EMPTY },
+        node: Node { idle_ticks, rest_ticks: 10, ..Node::EMPTY },
         backends: [(1, backend), (2, Backend { flags: 0, ..backend })].into(),
         ..Tables::default()
     }
@@ -72,6 +73,7 @@ fn a_flow_names_its_snat_port_and_ages() {
 #[test]
 fn over_are_orphans_and_the_silent_that_wait_for_nothing() {
     let established = |backend, generation| slot(State::Established, backend, generation);
+    let gone_and_waiting = Slot { ctrl: Ctrl(established(9, 1).ctrl).with_waiting(true).0, ..waiting(NOW) };
     for (what, slot, idle, over) in [
         ("heard 20 ticks ago", established(1, 1), 20, false),
         ("idle for longer", established(1, 1), 19, true),
@@ -79,12 +81,8 @@ fn over_are_orphans_and_the_silent_that_wait_for_nothing() {
         ("older generation", established(1, 0), 1000, true),
         ("backend taken away", established(2, 1), 1000, true),
         ("unknown backend", established(9, 1), 1000, true),
-        (
-            "waits for a backend that is gone",
-            Slot { ctrl: established(9, 1).ctrl, ..waiting(NOW) },
-            1000,
-            true,
-        ),
+        ("waits for a backend that is gone", gone_and_waiting, 1000, true),
+        ("no handshake takes so long", slot(State::Answered, 1, 1), 1000, true),
         ("closed already", Slot { ..slot(State::Closed, 9, 1) }, 0, false),
         ("being claimed", slot(State::Claiming, 9, 1), 0, false),
         ("never used", Slot::EMPTY, 0, false),

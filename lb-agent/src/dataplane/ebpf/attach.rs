@@ -1,99 +1,91 @@
 //! Attaching the program to interfaces, natively or not.
 
-use aya::programs::{ProgramError, XdpMode as Flags};
+use aya::programs::xdp::XdpLinkId;
+use aya::programs::{ProgramError, Xdp, XdpMode as Flags};
 
 use super::error::{because, causes, failure, os_error};
 use super::{EbpfDataplane, LB, query};
+use crate::agent::program::Attachment;
+use crate::config::XdpMode;
 use crate::dataplane::DataplaneError;
-use crate::model::XdpMode;
 
-/// In which mode an interface's program runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AttachedMode {
-    /// In the driver.
-    Native,
-    /// In the network stack, which is several times slower.
-    Generic {
-        /// Why it is not in the driver; `None` when generic is what was asked for.
-        refused: Option<String>,
-    },
-}
-
-impl AttachedMode {
-    /// Label in metrics and status.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Native => XdpMode::Native.name(),
-            Self::Generic { .. } => XdpMode::Generic.name(),
-        }
-    }
+/// An interface that the program is attached to.
+#[derive(Debug)]
+pub(super) struct Attached {
+    /// Its name when that was done.
+    pub(super) interface: String,
+    link: XdpLinkId,
+    how: Attachment,
 }
 
 impl EbpfDataplane {
     /// Attaches the program to an interface of this network namespace. It is detached when this value is dropped.
     ///
-    /// [`XdpMode::Auto`] tries the driver first; the result says why it fell back.
+    /// [`XdpMode::Auto`] tries the driver first; the result says why it fell back. An interface that the program is
+    /// attached to already keeps it.
     ///
     /// # Errors
     /// When another program is attached there, which is left alone, or the kernel refuses.
-    pub fn attach(
+    pub fn attach_to(
         &mut self,
         interface: &str,
         ifindex: u32,
         mode: XdpMode,
-    ) -> Result<AttachedMode, DataplaneError> {
-        let what = || format!("interface {interface}: attach XDP program");
-        if let Some(id) = query::attached_program(ifindex).map_err(|e| failure(what(), &e))? {
+    ) -> Result<Attachment, DataplaneError> {
+        if let Some(attached) = self.links.get(&ifindex) {
+            return Ok(attached.how.clone());
+        }
+        let what = format!("interface {interface}: attach XDP program");
+        if let Some(id) = query::attached_program(ifindex).map_err(|e| failure(&*what, &e))? {
             let why = format!(
-                "program {id} is attached already: see \"bpftool prog show id {id}\"; \"ip link set dev {interface} \
-                 xdp off\" or its owner removes it"
+                "program {id} is attached already: see \"bpftool prog show id {id}\"; its owner removes it, or \"ip \
+                 link set dev {interface} xdp off\""
             );
-            return Err(because(what(), why));
+            return Err(because(what, why));
         }
-        let native = |e: &ProgramError| refusal(os_error(e), &causes(e));
-        match mode {
-            XdpMode::Native => match self.attach_with(ifindex, Flags::Driver) {
-                Ok(()) => Ok(AttachedMode::Native),
-                Err(e) => Err(because(format!("{} natively", what()), native(&e))),
+        let (link, how) = match mode {
+            XdpMode::Native => self.attach_natively(ifindex).map_err(|why| because(what, why))?,
+            XdpMode::Generic => self.attach_generically(ifindex, None).map_err(|why| because(what, why))?,
+            XdpMode::Auto => match self.attach_natively(ifindex) {
+                Ok(attached) => attached,
+                Err(native) => self
+                    .attach_generically(ifindex, Some(native.clone()))
+                    .map_err(|why| because(what, format!("natively: {native}; generically: {why}")))?,
             },
-            XdpMode::Generic => self.attach_generic(ifindex, &what(), None),
-            XdpMode::Auto => match self.attach_with(ifindex, Flags::Driver) {
-                Ok(()) => Ok(AttachedMode::Native),
-                Err(e) => self.attach_generic(ifindex, &what(), Some(native(&e))),
-            },
-        }
+        };
+        self.links.insert(ifindex, Attached { interface: interface.to_owned(), link, how: how.clone() });
+        Ok(how)
     }
 
     /// Detaches the program from an interface. Does nothing when it is not attached there.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn detach(&mut self, ifindex: u32) -> Result<(), DataplaneError> {
-        let Some(link) = self.links.remove(&ifindex) else { return Ok(()) };
-        let detached = self.program_mut(LB)?.detach(link);
-        detached.map_err(|e| failure(format!("interface index {ifindex}: detach XDP program"), &e))
+    pub fn detach_from(&mut self, ifindex: u32) -> Result<(), DataplaneError> {
+        let Some(attached) = self.links.remove(&ifindex) else { return Ok(()) };
+        let detached = self.program_mut(LB)?.detach(attached.link);
+        detached.map_err(|e| failure(format!("interface {}: detach XDP program", attached.interface), &e))
     }
 
-    fn attach_generic(
+    fn attach_natively(&mut self, ifindex: u32) -> Result<(XdpLinkId, Attachment), String> {
+        let link =
+            self.attach_with(ifindex, Flags::Driver).map_err(|e| refusal(os_error(&e), &causes(&e)))?;
+        Ok((link, Attachment { mode: XdpMode::Native.name(), refused: None }))
+    }
+
+    fn attach_generically(
         &mut self,
         ifindex: u32,
-        what: &str,
         refused: Option<String>,
-    ) -> Result<AttachedMode, DataplaneError> {
-        match (self.attach_with(ifindex, Flags::Skb), refused) {
-            (Ok(()), refused) => Ok(AttachedMode::Generic { refused }),
-            (Err(e), None) => Err(failure(what, &e)),
-            (Err(e), Some(why)) => Err(because(what, format!("natively: {why}; generic: {}", causes(&e)))),
-        }
+    ) -> Result<(XdpLinkId, Attachment), String> {
+        let link = self.attach_with(ifindex, Flags::Skb).map_err(|e| refusal(os_error(&e), &causes(&e)))?;
+        Ok((link, Attachment { mode: XdpMode::Generic.name(), refused }))
     }
 
-    fn attach_with(&mut self, ifindex: u32, flags: Flags) -> Result<(), ProgramError> {
+    fn attach_with(&mut self, ifindex: u32, flags: Flags) -> Result<XdpLinkId, ProgramError> {
         let program = self.ebpf.program_mut(LB).ok_or(ProgramError::NotLoaded)?;
-        let program: &mut aya::programs::Xdp = program.try_into()?;
-        let link = program.attach_to_if_index(ifindex, flags)?;
-        self.links.insert(ifindex, link);
-        Ok(())
+        let program: &mut Xdp = program.try_into()?;
+        program.attach_to_if_index(ifindex, flags)
     }
 }
 

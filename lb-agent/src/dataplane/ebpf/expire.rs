@@ -1,9 +1,11 @@
 //! Closing flows that are over, by the data path itself.
 
 use aya::programs::{TestRun, TestRunOptions};
+use lb_common::flow::Slot;
 
 use super::error::failure;
-use super::{EXPIRE, EbpfDataplane};
+use super::flows::FlowTable;
+use super::{EXPIRE, EbpfDataplane, now_ticks};
 use crate::dataplane::{DataplaneError, Tables};
 use crate::flows::is_over;
 
@@ -12,28 +14,22 @@ const BATCH: usize = 64;
 /// A test run wants an Ethernet header in front.
 const ETHERNET: [u8; 14] = [0; 14];
 
-/// What one [`EbpfDataplane::sweep`] did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sweep {
-    /// Flows that looked as if they were over.
-    pub found: u32,
-    /// Flows that the data path agreed to close; the others have spoken in between.
-    pub closed: u32,
+/// Flows that one scan returns at most, so that closing them (a system call for 64) takes milliseconds.
+const AT_ONCE: usize = 1 << 16;
+
+/// Slots of flows that look as if they are over, from slot `start` on and around; at most [`AT_ONCE`]. Also says
+/// where the next scan should start.
+pub(super) fn find(flows: &FlowTable, tables: &Tables, start: u32) -> (Vec<u32>, u32) {
+    let now = now_ticks();
+    // What is over by the time of the start may have spoken since then, which would look like ages ago.
+    let over = |slot: &Slot| is_over(slot, tables, now) && is_over(slot, tables, now_ticks());
+    let found = flows.iter_from(start).filter(|(_, slot)| over(slot)).map(|(index, _)| index);
+    let found: Vec<u32> = found.take(AT_ONCE).collect();
+    let next = if found.len() < AT_ONCE { 0 } else { found.last().map_or(0, |last| last + 1) };
+    (found, next)
 }
 
 impl EbpfDataplane {
-    /// Closes the flows that are idle for longer than `tables.node.idle_ticks` and wait for nothing, and those whose
-    /// backend is gone from `tables`. Scans the whole table: milliseconds per million slots.
-    ///
-    /// # Errors
-    /// When the program cannot be run.
-    pub fn sweep(&self, tables: &Tables, now: u32) -> Result<Sweep, DataplaneError> {
-        let over = self.flows.iter().filter(|(_, slot)| is_over(slot, tables, now));
-        let over: Vec<u32> = over.map(|(index, _)| index).collect();
-        let found = u32::try_from(over.len()).unwrap_or(u32::MAX);
-        Ok(Sweep { found, closed: self.expire(&over)? })
-    }
-
     /// Asks the data path to close the flows in these slots. It closes those that are over by its own lights and
     /// leaves the others. Returns how many it closed.
     ///

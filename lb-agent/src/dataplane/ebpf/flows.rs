@@ -70,7 +70,13 @@ impl FlowTable {
 
     /// Every slot with its index, see [`FlowTable::slot`].
     pub fn iter(&self) -> impl Iterator<Item = (u32, Slot)> + '_ {
-        (0..self.slots).map(|index| (index, self.read(index)))
+        self.iter_from(0)
+    }
+
+    /// Every slot with its index, from `start` to the end and then from the beginning.
+    pub fn iter_from(&self, start: u32) -> impl Iterator<Item = (u32, Slot)> + '_ {
+        let start = start.min(self.slots);
+        (start..self.slots).chain(0..start).map(|index| (index, self.read(index)))
     }
 
     /// Counts slots by state.

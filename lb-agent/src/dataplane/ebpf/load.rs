@@ -14,6 +14,7 @@ use super::error::{because, causes, failure};
 use super::flows::FlowTable;
 use super::maps::{Maps, data};
 use super::{EXPIRE, EbpfDataplane, LB};
+use crate::config::XdpMode;
 use crate::dataplane::DataplaneError;
 use crate::object::{self, NotEmbedded};
 
@@ -26,6 +27,8 @@ pub struct LoadOptions<'a> {
     pub slots: u32,
     /// Blocks: SNAT addresses.
     pub blocks: u32,
+    /// How the program is attached, where nothing else is said.
+    pub mode: XdpMode,
 }
 
 impl LoadOptions<'static> {
@@ -33,8 +36,8 @@ impl LoadOptions<'static> {
     ///
     /// # Errors
     /// When there is none.
-    pub fn embedded(slots: u32, blocks: u32) -> Result<Self, NotEmbedded> {
-        Ok(Self { object: object::bytes()?, slots, blocks })
+    pub fn embedded(slots: u32, blocks: u32, mode: XdpMode) -> Result<Self, NotEmbedded> {
+        Ok(Self { object: object::bytes()?, slots, blocks, mode })
     }
 }
 
@@ -64,7 +67,9 @@ impl EbpfDataplane {
             counters: Arc::new(KernelCounters::open(&ebpf, Arc::clone(&flows))?),
             flows,
             rings: Mutex::default(),
+            next_scan: Arc::default(),
             links: BTreeMap::new(),
+            mode: options.mode,
             ebpf,
         })
     }
@@ -149,11 +154,11 @@ mod tests {
     #[test]
     fn sizes_are_checked_before_anything_is_made() {
         for (slots, blocks) in [(0, 1), (12, 1), (MAX_SLOTS + 8, 1), (8, 0), (8, MAX_SNAT_ADDRESSES + 1)] {
-            let options = LoadOptions { object: &[], slots, blocks };
+            let options = LoadOptions { object: &[], slots, blocks, mode: XdpMode::Auto };
             let text = EbpfDataplane::load(&options).unwrap_err().to_string();
             assert!(text.contains("must be") && text.contains(&slots.to_string()), "{text}");
         }
-        let nonsense = LoadOptions { object: b"not an object   ", slots: 8, blocks: 1 };
+        let nonsense = LoadOptions { object: b"not an object   ", slots: 8, blocks: 1, mode: XdpMode::Auto };
         let text = EbpfDataplane::load(&nonsense).unwrap_err().to_string();
         assert!(text.starts_with("XDP object: load: "), "{text}");
     }
@@ -172,7 +177,7 @@ mod tests {
 
     #[test]
     fn refused_maps_say_what_to_do() {
-        let options = LoadOptions { object: &[], slots: 1 << 20, blocks: 1 };
+        let options = LoadOptions { object: &[], slots: 1 << 20, blocks: 1, mode: XdpMode::Auto };
         let hint = |map, code| creation_hint(map, &std::io::Error::from_raw_os_error(code), &options);
         assert!(hint("NODE", libc::EPERM).contains("root"));
         assert!(hint("FLOWS", libc::ENOMEM).contains("64 MiB"));

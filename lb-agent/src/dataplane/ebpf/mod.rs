@@ -5,14 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 
 use aya::Ebpf;
 use aya::programs::Xdp;
-use aya::programs::xdp::XdpLinkId;
 use lb_common::ring::Ring;
 
 use super::{Dataplane, DataplaneError, Op, Tables};
+use crate::config::XdpMode;
 
 mod attach;
 mod clock;
@@ -22,18 +23,18 @@ mod expire;
 mod flows;
 mod load;
 mod maps;
+mod program;
 mod query;
 mod rings;
 mod sys;
 mod tables;
 
-pub use attach::AttachedMode;
 pub use clock::now_ticks;
 pub use counters::KernelCounters;
-pub use expire::Sweep;
 pub use flows::FlowTable;
 pub use load::LoadOptions;
 
+use attach::Attached;
 use error::failure;
 use maps::Maps;
 
@@ -48,12 +49,16 @@ const EXPIRE: &str = "expire";
 /// own for other threads.
 pub struct EbpfDataplane {
     ebpf: Ebpf,
-    links: BTreeMap<u32, XdpLinkId>,
+    /// By interface index.
+    links: BTreeMap<u32, Attached>,
+    mode: XdpMode,
     maps: Maps,
     /// The rings as they were last written or read. What is read again and is the same shares their memory.
     rings: Mutex<BTreeMap<u16, Arc<Ring>>>,
     counters: Arc<KernelCounters>,
     flows: Arc<FlowTable>,
+    /// Slot at which the next scan for flows that are over begins.
+    next_scan: Arc<AtomicU32>,
 }
 
 impl EbpfDataplane {

@@ -1,0 +1,42 @@
+//! What the agent's loop asks of the data path.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{EbpfDataplane, expire};
+use crate::agent::program::{Attachment, Program, Scanner};
+use crate::dataplane::{DataplaneError, Tables};
+use crate::model::PortFacts;
+
+impl Program for EbpfDataplane {
+    fn attach(&mut self, port: &PortFacts) -> Result<Attachment, DataplaneError> {
+        let moved = |(index, attached): (&u32, &super::Attached)| {
+            (attached.interface == port.name && *index != port.ifindex).then_some(*index)
+        };
+        for left in self.links.iter().filter_map(moved).collect::<Vec<_>>() {
+            self.detach_from(left)?;
+        }
+        self.attach_to(&port.name, port.ifindex, self.mode)
+    }
+
+    fn detach(&mut self) {
+        for ifindex in self.links.keys().copied().collect::<Vec<_>>() {
+            if let Err(e) = self.detach_from(ifindex) {
+                tracing::warn!("{e}");
+            }
+        }
+    }
+
+    fn scanner(&self) -> Scanner {
+        let (flows, next) = (self.flows(), Arc::clone(&self.next_scan));
+        Arc::new(move |tables: &Tables| {
+            let (over, end) = expire::find(&flows, tables, next.load(Ordering::Relaxed));
+            next.store(end, Ordering::Relaxed);
+            over
+        })
+    }
+
+    fn close(&mut self, slots: &[u32]) -> Result<u64, DataplaneError> {
+        self.expire(slots).map(u64::from)
+    }
+}
