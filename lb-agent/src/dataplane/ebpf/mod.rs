@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 
 use aya::Ebpf;
-use aya::programs::Xdp;
+use aya::programs::{ProgramFd, Xdp};
 use lb_common::ring::Ring;
 
 use super::{Dataplane, DataplaneError, Op, Tables};
@@ -72,6 +72,15 @@ impl EbpfDataplane {
     #[must_use]
     pub fn flows(&self) -> Arc<FlowTable> {
         Arc::clone(&self.flows)
+    }
+
+    /// The program on the packet path, for those who run it without an interface: tests and benchmarks.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be copied.
+    pub fn packet_program(&self) -> Result<ProgramFd, DataplaneError> {
+        let fd = self.program(LB)?.fd().and_then(|fd| fd.try_clone().map_err(Into::into));
+        fd.map_err(|e| failure(format!("program {LB}: copy the descriptor"), &e))
     }
 
     fn program(&self, name: &str) -> Result<&Xdp, DataplaneError> {
