@@ -22,7 +22,7 @@ pub mod faulty;
 pub mod invariant;
 pub mod scenarios;
 
-pub use counters::{Counters, SlotCensus};
+pub use counters::{Counters, ReasonCounts, SlotCensus};
 
 /// Everything the agent writes to the kernel, as a value. Unused entries are absent.
 #[derive(Clone, Debug, PartialEq, Eq)]

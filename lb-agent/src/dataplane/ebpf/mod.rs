@@ -28,11 +28,13 @@ mod query;
 mod rings;
 mod sys;
 mod tables;
+mod trial;
 
 pub use clock::now_ticks;
 pub use counters::KernelCounters;
 pub use flows::FlowTable;
 pub use load::LoadOptions;
+pub use trial::Trial;
 
 use attach::Attached;
 use error::failure;
