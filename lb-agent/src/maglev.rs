@@ -42,7 +42,7 @@ pub fn identity(key: &BackendKey) -> u64 {
 
 /// The weighted Maglev ring (Eisenbud et al., NSDI 2016, §3.4) of these backends, each at least once.
 ///
-/// Shares are within one entry of the weights (see [`quotas`]). When a backend leaves, its entries are spread
+/// Shares are within one entry of the weights (see `quotas`). When a backend leaves, its entries are spread
 /// over the others, and nearly all other entries stay. One thing differs from the paper: a turn costs as much
 /// as the entries that were looked at, not always one. Late in the filling, where most entries are taken,
 /// a backend then no longer races through its preferences, and a quarter fewer entries move.

@@ -113,10 +113,10 @@ mod tests {
             let all = (0..2).flat_map(|b| (0..8).map(move |w| (b, w)));
             let best = all.filter(|&(b, w)| candidate(b, w)).map(|(b, w)| rest(b, w)).max();
             let got = oldest_ways(masks, ages, now);
-            for b in 0..2 {
-                for w in 0..8 {
+            for (b, mask) in got.iter().enumerate() {
+                for (w, byte) in mask.to_le_bytes().into_iter().enumerate() {
                     let want = candidate(b, w) && Some(rest(b, w)) == best;
-                    prop_assert_eq!(got[b].to_le_bytes()[w], if want { 0x80 } else { 0 });
+                    prop_assert_eq!(byte, if want { 0x80 } else { 0 });
                 }
             }
         }

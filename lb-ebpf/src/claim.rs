@@ -118,8 +118,8 @@ fn claim(node: &Node, v4: bool, hash: u64, ctrl: Ctrl) -> Option<Claimed> {
     let now = flow::now();
 
     // Never used: nothing to look at.
-    for bucket in 0..2 {
-        let free = unused_ways(hints[bucket].tags);
+    for (bucket, hint) in hints.iter().enumerate() {
+        let free = unused_ways(hint.tags);
         if free != 0 {
             let position = at(bucket, first_way(free));
             if let Some(claimed) = take(position, slot_at(node, position)?, State::Free, ctrl, false) {

@@ -9,6 +9,7 @@ use crate::maps;
 /// The service at an address and port (network order), with its id.
 #[inline(always)]
 pub(crate) fn find(vip: &Addr, port: u16) -> Option<(u16, &'static Service)> {
+    #[expect(clippy::needless_borrows_for_generic_args, reason = "the next aya takes references only")]
     // SAFETY: the value is a number that is copied out; a concurrent update can only give the old or the new.
     let id = *unsafe { maps::SERVICE_IDS.get(&ServiceKey::tcp(*vip, port)) }?;
     let service = maps::SERVICES.get(id)?;
