@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +49,8 @@ impl fmt::Display for LogError {
 /// When the filter makes no sense, or logging is set up already.
 pub fn init(format: LogFormat, level: Option<&str>) -> Result<(), LogError> {
     let subscriber = subscriber(format, filter(level)?, std::io::stderr);
-    tracing::subscriber::set_global_default(subscriber).map_err(|e| LogError(format!("logging: {e}")))
+    // Takes the lines of the `log` crate too, which the data path's own arrive by.
+    subscriber.try_init().map_err(|e| LogError(format!("logging: {e}")))
 }
 
 fn filter(level: Option<&str>) -> Result<EnvFilter, LogError> {

@@ -43,8 +43,11 @@ const SETTLE: Duration = Duration::from_secs(1);
 pub async fn run_agent(config: &Config, path: &Path) -> anyhow::Result<()> {
     let signals = Signals::listen().context("cannot listen for signals")?;
     let (slots, blocks) = (config.nat.slots(), config.nat.blocks());
-    let program = EbpfDataplane::load(&LoadOptions::embedded(slots, blocks, config.agent.xdp_mode)?)?;
+    let mut program = EbpfDataplane::load(&LoadOptions::embedded(slots, blocks, config.agent.xdp_mode)?)?;
     info!(slots, blocks, "data path loaded");
+    if program.forward_log()? {
+        warn!("this data path was built for development: it logs, and is slow");
+    }
     let counters = program.counters();
     balance(config, path, program, counters, signals.stop()).await
 }
@@ -216,4 +219,21 @@ fn say_goodbye(why: &str, counters: &dyn Counters) {
         "{why}: stopping. The program is detached and its maps are freed: established flows end, the VIPs are \
          not answered any more. Backends, addresses and routes stay as they are"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::{Op, fake::Fake};
+
+    #[test]
+    fn the_secret_is_kept_while_the_maps_live_and_drawn_otherwise() {
+        let mut maps = Fake::default();
+        let drawn = hash_key(&maps).unwrap();
+        assert_ne!(drawn, 0);
+        assert_ne!(drawn, hash_key(&maps).unwrap());
+        let node = lb_common::node::Node { hash_key: 42, ..lb_common::node::Node::EMPTY };
+        maps.apply(&Op::SetNode(Box::new(node))).unwrap();
+        assert_eq!(hash_key(&maps).unwrap(), 42);
+    }
 }

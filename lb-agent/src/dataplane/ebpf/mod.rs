@@ -22,6 +22,7 @@ mod error;
 mod expire;
 mod flows;
 mod load;
+mod log;
 mod maps;
 mod program;
 mod query;
