@@ -281,6 +281,9 @@ fn log_standing(before: &Plan, after: &Plan) {
         }
         let (service, backends) = (&now.name, now.recipe.members.len());
         match now.standing {
+            Standing::FailOpen if !before.services.contains_key(key) => {
+                info!(%service, backends, "new flows go to all backends until the first checks are done");
+            }
             Standing::Healthy => {
                 info!(%service, backends, "new flows go to the healthy backends");
             }
