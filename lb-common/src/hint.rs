@@ -80,7 +80,7 @@ pub const fn oldest_ways(mut masks: [u64; 2], ages: [u64; 2], now: u8) -> [u64; 
         let with = [masks[0] & rests[0], masks[1] & rests[1]];
         let any = with[0] | with[1];
         // All ones when `any` is not 0: no branch, so that the verifier sees one path and not 2^8.
-        let keep = ((any | any.wrapping_neg()) as i64 >> 63) as u64;
+        let keep = ((any | any.wrapping_neg()) as i64 >> 63).cast_unsigned();
         masks = [(with[0] & keep) | (masks[0] & !keep), (with[1] & keep) | (masks[1] & !keep)];
         rests = [rests[0] << 1, rests[1] << 1];
         bit += 1;
