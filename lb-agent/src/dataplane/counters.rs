@@ -18,13 +18,13 @@ pub trait Counters: Send + Sync {
     /// When the map cannot be read. So for each method here.
     fn reasons(&self) -> Result<ReasonCounts, DataplaneError>;
 
-    /// Counters of the service with this id. They go on when the id is given to another service.
+    /// Counters of the service with this id. They start at zero when the id is given to a service.
     ///
     /// # Errors
     /// See [`Counters::reasons`].
     fn service(&self, id: u16) -> Result<ServiceStats, DataplaneError>;
 
-    /// Counters of the backend with this id. They go on when the id is given to another backend.
+    /// Counters of the backend with this id. They start at zero when the id is given to another backend.
     ///
     /// # Errors
     /// See [`Counters::reasons`].
