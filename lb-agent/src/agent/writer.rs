@@ -205,8 +205,8 @@ impl<D: Dataplane> Writer<D> {
         }
         self.doubtful = true;
         let ops = reconcile(&self.actual, &self.plan.tables);
+        self.dataplane.apply_all(&ops).map_err(WriteError::Apply)?;
         for op in &ops {
-            self.dataplane.apply(op).map_err(WriteError::Apply)?;
             self.actual.apply(op);
         }
         self.doubtful = false;

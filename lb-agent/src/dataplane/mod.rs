@@ -130,6 +130,15 @@ pub trait Dataplane {
     /// # Errors
     /// When the kernel refuses the write.
     fn apply(&mut self, op: &Op) -> Result<(), DataplaneError>;
+
+    /// Carries out writes as if one after the other. Those on rings of different services may be under way at the
+    /// same time, when one follows the other: each of them waits for the kernel.
+    ///
+    /// # Errors
+    /// The first that fails. What was carried out by then stands; nothing after it is begun, except for rings.
+    fn apply_all(&mut self, ops: &[Op]) -> Result<(), DataplaneError> {
+        ops.iter().try_for_each(|op| self.apply(op))
+    }
 }
 
 impl<T: Dataplane + ?Sized> Dataplane for &mut T {
@@ -139,6 +148,10 @@ impl<T: Dataplane + ?Sized> Dataplane for &mut T {
 
     fn apply(&mut self, op: &Op) -> Result<(), DataplaneError> {
         (**self).apply(op)
+    }
+
+    fn apply_all(&mut self, ops: &[Op]) -> Result<(), DataplaneError> {
+        (**self).apply_all(ops)
     }
 }
 
@@ -150,9 +163,7 @@ impl<T: Dataplane + ?Sized> Dataplane for &mut T {
 /// The first read or write that fails.
 pub fn converge(dataplane: &mut dyn Dataplane, desired: &Tables) -> Result<usize, DataplaneError> {
     let ops = crate::reconcile::reconcile(&dataplane.read()?, desired);
-    for op in &ops {
-        dataplane.apply(op)?;
-    }
+    dataplane.apply_all(&ops)?;
     Ok(ops.len())
 }
 

@@ -4,15 +4,15 @@ use std::os::fd::AsFd;
 
 use aya::Ebpf;
 use aya::maps::xdp::DevMap;
-use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use lb_common::addr::Addr;
 use lb_common::backend::Backend;
 use lb_common::node::Node;
-use lb_common::ring::Ring;
 use lb_common::service::{Service, ServiceKey, VipFlags};
 use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
 
 use super::error::{because, failure};
+use super::rings::Rings;
 use crate::dataplane::DataplaneError;
 
 /// Handles of maps. When one is made, the sizes of its key and value are compared with its types.
@@ -31,12 +31,6 @@ pub(super) struct Maps {
     pub(super) backend_stats: PerCpuArray<MapData, BackendStats>,
 }
 
-/// The array of rings: twice, because aya has no way from a typed handle to its descriptor.
-pub(super) struct Rings {
-    pub(super) typed: ArrayOfMaps<MapData, Array<MapData, Ring>>,
-    pub(super) data: MapData,
-}
-
 impl Maps {
     /// Handles of the loaded object's maps. The object keeps its own.
     pub(super) fn open(ebpf: &Ebpf) -> Result<Self, DataplaneError> {
@@ -47,7 +41,7 @@ impl Maps {
             vips: open(ebpf, "VIPS")?,
             service_ids: open(ebpf, "SERVICE_IDS")?,
             services: open(ebpf, "SERVICES")?,
-            rings: Rings { typed: open(ebpf, "RINGS")?, data: data(ebpf, "RINGS")? },
+            rings: Rings::new(data(ebpf, "RINGS")?),
             cursors: open(ebpf, "CURSORS")?,
             backends: open(ebpf, "BACKENDS")?,
             load: open(ebpf, "LOAD")?,

@@ -112,4 +112,8 @@ impl Dataplane for EbpfDataplane {
     fn apply(&mut self, op: &Op) -> Result<(), DataplaneError> {
         tables::apply(&mut self.maps, &self.rings, op)
     }
+
+    fn apply_all(&mut self, ops: &[Op]) -> Result<(), DataplaneError> {
+        tables::apply_all(&mut self.maps, &self.rings, ops)
+    }
 }

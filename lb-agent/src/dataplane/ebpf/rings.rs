@@ -1,32 +1,68 @@
-//! One ring, in and out of the array of rings.
+//! Rings, in and out of the array of rings.
 
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::thread;
 
-use aya::maps::{Array, MapData, MapError};
+use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError};
 use lb_common::ring::Ring;
 
 use super::error::{because, failure};
-use super::maps::Rings;
 use super::sys;
-use crate::dataplane::DataplaneError;
+use crate::dataplane::{DataplaneError, Op};
+
+/// Swaps that are under way at once. Each waits for the kernel, and all of them for the same.
+const AT_ONCE: usize = 32;
+
+/// The map `RINGS`. The kernel compares an inner map with the template that the object has.
+pub(super) struct Rings {
+    outer: MapData,
+}
 
 impl Rings {
-    /// Fills a new inner map and swaps it in. Readers see the old ring or the new one.
+    pub(super) const fn new(outer: MapData) -> Self {
+        Self { outer }
+    }
+
+    /// Fills a new inner map and swaps it in, or takes the ring away. Packets see the old ring or the new one.
     ///
-    /// The kernel returns when no packet can be using the old one (an RCU grace period), so this is slow: some
-    /// milliseconds to tens of them.
-    pub(super) fn write(&mut self, service: u16, ring: &Ring) -> Result<(), DataplaneError> {
+    /// The kernel returns when no packet can be using the old one (an RCU grace period), so this takes some
+    /// milliseconds to tens of them; many threads that wait at once wait for the same.
+    pub(super) fn set(&self, service: u16, ring: Option<&Ring>) -> Result<(), DataplaneError> {
+        let Some(ring) = ring else {
+            // SAFETY: an array of maps has 32-bit keys.
+            let removed = unsafe { sys::delete(self.outer.fd(), u32::from(service)) };
+            return removed.map_err(|e| failure(what(service, "remove"), &e));
+        };
         let failed = |e: MapError| failure(what(service, "write"), &e);
         let mut inner = Array::<MapData, Ring>::create(1, 0).map_err(failed)?;
         inner.set(0, ring, 0).map_err(failed)?;
-        self.typed.set(u32::from(service), &inner, 0).map_err(failed)
+        self.typed().and_then(|mut outer| outer.set(u32::from(service), &inner, 0)).map_err(failed)
     }
 
-    /// Takes a ring away.
-    pub(super) fn remove(&mut self, service: u16) -> Result<(), DataplaneError> {
-        // SAFETY: an array of maps has 32-bit keys.
-        let removed = unsafe { sys::delete(self.data.fd(), u32::from(service)) };
-        removed.map_err(|e| failure(what(service, "remove"), &e))
+    /// Carries out swaps of different services, many at once.
+    pub(super) fn set_all(&self, swaps: &[Swap<'_>]) -> Result<(), DataplaneError> {
+        let each = swaps.len().div_ceil(AT_ONCE).max(1);
+        let run =
+            |share: &[Swap<'_>]| share.iter().try_for_each(|(id, ring)| self.set(*id, ring.map(|r| &**r)));
+        thread::scope(|scope| {
+            let start = |share| {
+                let thread =
+                    thread::Builder::new().name("rings".into()).spawn_scoped(scope, move || run(share));
+                thread.map_err(|e| failure("map RINGS: start a thread", &e))
+            };
+            let threads: Vec<_> = swaps.chunks(each).map(start).collect();
+            let panicked = |_| Err(because("map RINGS: write", "a thread panicked"));
+            // The scope waits for all of them, whatever comes of the first.
+            threads.into_iter().try_for_each(|thread| thread?.join().unwrap_or_else(panicked))
+        })
+    }
+
+    /// A handle for one write: aya wants it exclusively, and threads share the map.
+    fn typed(&self) -> Result<ArrayOfMaps<MapData, Array<MapData, Ring>>, MapError> {
+        let fd = self.outer.fd().as_fd().try_clone_to_owned()?;
+        Map::from_map_data(MapData::from_fd(fd)?)?.try_into()
     }
 
     /// The ring of a service, or `None` when it has none. `known` is returned when it is equal.
@@ -55,7 +91,7 @@ impl Rings {
     fn inner(&self, service: u16) -> Result<Option<MapData>, DataplaneError> {
         let mut id = 0u32;
         // SAFETY: an array of maps has 32-bit keys, and values of 32 bits: the inner map's id.
-        match unsafe { sys::lookup(self.data.fd(), u32::from(service), &mut id) } {
+        match unsafe { sys::lookup(self.outer.fd(), u32::from(service), &mut id) } {
             Ok(()) => {}
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
             Err(e) => return Err(failure(what(service, "read"), &e)),
@@ -64,10 +100,50 @@ impl Rings {
     }
 }
 
+/// A service's next ring, or none.
+pub(super) type Swap<'a> = (u16, Option<&'a Arc<Ring>>);
+
+/// The swaps at the head of these writes: all of different services, and nothing else between them.
+pub(super) fn leading_swaps(ops: &[Op]) -> Vec<Swap<'_>> {
+    let mut seen = BTreeSet::new();
+    let swap = |op| match swap_of(op) {
+        Some((id, ring)) if seen.insert(id) => Some((id, ring)),
+        Some(_) | None => None,
+    };
+    ops.iter().map_while(swap).collect()
+}
+
+fn swap_of(op: &Op) -> Option<Swap<'_>> {
+    if let Op::SetRing(id, ring) = op {
+        return Some((*id, Some(ring)));
+    }
+    let Op::RemoveRing(id) = op else { return None };
+    Some((*id, None))
+}
+
 /// Sizes of an inner map's key and value.
 #[expect(clippy::cast_possible_truncation, reason = "a ring has 128 KiB")]
 const SIZES: (u32, u32) = (size_of::<u32>() as u32, size_of::<Ring>() as u32);
 
 fn what(service: u16, verb: &str) -> String {
     format!("map RINGS, service id {service}: {verb}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swaps_of_different_services_go_together_and_nothing_else() {
+        let ring: Arc<Ring> = Arc::from(Ring::empty());
+        let set = |id| Op::SetRing(id, Arc::clone(&ring));
+        let check = |ops: &[Op], want: &[(u16, bool)]| {
+            let seen: Vec<_> = leading_swaps(ops).iter().map(|(id, ring)| (*id, ring.is_some())).collect();
+            assert_eq!(seen, want);
+        };
+        check(&[], &[]);
+        check(&[Op::RemoveService(1), set(1)], &[]);
+        check(&[set(1), set(2), Op::RemoveService(3), set(4)], &[(1, true), (2, true)]);
+        check(&[set(1), Op::RemoveRing(2), set(1)], &[(1, true), (2, false)]);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray, PerCpuValues};
@@ -15,6 +16,7 @@ use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
 
 use super::error::{because, failure};
 use super::maps::Maps;
+use super::rings::{Swap, leading_swaps};
 use crate::dataplane::{DataplaneError, Op, Tables, describe};
 
 /// Rings by service id, see [`super::EbpfDataplane`].
@@ -80,6 +82,21 @@ fn read_rings(maps: &Maps, known: &KnownRings) -> Result<BTreeMap<u16, Arc<Ring>
     Ok(out)
 }
 
+/// Carries out writes in order; swaps of rings that follow one another wait together.
+pub(super) fn apply_all(maps: &mut Maps, known: &KnownRings, mut ops: &[Op]) -> Result<(), DataplaneError> {
+    while let Some((op, rest)) = ops.split_first() {
+        let swaps = leading_swaps(ops);
+        if swaps.len() > 1 {
+            swap_rings(maps, known, &swaps)?;
+            ops = ops.get(swaps.len()..).unwrap_or_default();
+        } else {
+            apply(maps, known, op)?;
+            ops = rest;
+        }
+    }
+    Ok(())
+}
+
 /// Carries out one write.
 pub(super) fn apply(maps: &mut Maps, known: &KnownRings, op: &Op) -> Result<(), DataplaneError> {
     let failed = |e: &dyn Error| failure(describe(op), e);
@@ -91,12 +108,7 @@ pub(super) fn apply(maps: &mut Maps, known: &KnownRings, op: &Op) -> Result<(), 
             reset_backend(maps, *id, backend)?;
             maps.backends.set(u32::from(*id), backend, 0).map_err(|e| failed(&e))
         }
-        Op::SetRing(id, ring) => {
-            maps.rings.write(*id, ring)?;
-            known.lock().unwrap_or_else(PoisonError::into_inner).insert(*id, Arc::clone(ring));
-            Ok(())
-        }
-        Op::RemoveRing(id) => maps.rings.remove(*id),
+        Op::SetRing(..) | Op::RemoveRing(_) => swap_rings(maps, known, &leading_swaps(slice::from_ref(op))),
         Op::SetService(id, service) => {
             reset_service(maps, *id, service)?;
             maps.services.set(u32::from(*id), service, 0).map_err(|e| failed(&e))
@@ -107,6 +119,21 @@ pub(super) fn apply(maps: &mut Maps, known: &KnownRings, op: &Op) -> Result<(), 
         Op::SetServiceId(key, id) => maps.service_ids.insert(key, u32::from(*id), 0).map_err(|e| failed(&e)),
         Op::RemoveServiceId(key) => maps.service_ids.remove(key).map_err(|e| failed(&e)),
     }
+}
+
+fn swap_rings(maps: &Maps, known: &KnownRings, swaps: &[Swap<'_>]) -> Result<(), DataplaneError> {
+    match swaps {
+        [(id, ring)] => maps.rings.set(*id, ring.map(|ring| &**ring))?,
+        _ => maps.rings.set_all(swaps)?,
+    }
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    for (id, ring) in swaps {
+        match ring {
+            Some(ring) => drop(known.insert(*id, Arc::clone(ring))),
+            None => drop(known.remove(id)),
+        }
+    }
+    Ok(())
 }
 
 /// A port is in the redirect map before packets can be sent to it. What is left there of ports that are gone
