@@ -4,7 +4,7 @@
 //! its slot by arithmetic. Slots stand in buckets of [`WAYS`]; a flow may stand in either of two buckets.
 //!
 //! `Slot::ctrl` is the truth. It changes by compare-and-swap only, and whoever wins the swap to
-//! [`State::Claiming`] owns the other fields until it publishes the slot. A bucket's [`Hint`](crate::hint::Hint)(crate::hint::Hint) repeats a few
+//! [`State::Claiming`] owns the other fields until it publishes the slot. A bucket's [`Hint`](crate::hint::Hint) repeats a few
 //! bits of its slots in one place, so that a lookup reads one cache line of slots and not eight. It is
 //! written by the owner of each slot, byte by byte, and never believed without a look at the slot.
 
