@@ -6,7 +6,6 @@
 #![no_std]
 #![expect(
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     reason = "bit fields and indices are cut on purpose; the tests hold the arithmetic"
 )]
 
