@@ -248,13 +248,13 @@ impl Wiring<'_> {
         ))?;
         let of_balancer = host.name() == self.lb.name();
         let offloads = of_balancer && self.topology.arms == Arms::Line;
-        for end in [
+        let ends = [
             End { namespace: host, device, faces_balancer: false, offloads },
             End { namespace: other, device: port, faces_balancer: of_balancer, offloads: false },
-        ] {
-            end.bring_up()?;
-        }
-        Ok(())
+        ];
+        // A veth decides when it comes up, by its peer's GRO, whether frames may be redirected to it.
+        ends.iter().try_for_each(End::set_offloads)?;
+        ends.iter().try_for_each(End::bring_up)
     }
 
     fn address_hosts(&self) -> Result<()> {
@@ -279,7 +279,7 @@ impl Wiring<'_> {
 }
 
 impl End<'_> {
-    fn bring_up(&self) -> Result<()> {
+    fn set_offloads(&self) -> Result<()> {
         // XDP sees a frame as the sender left it, so checksums must be there and tags in the frame.
         let mut features = match self.offloads {
             true => vec!["tx", "on", "tso", "on", "gro", "on"],
@@ -289,7 +289,10 @@ impl End<'_> {
             // Without GRO a veth drops what is redirected to it.
             features.extend(["gro", "on"]);
         }
-        self.namespace.offloads(self.device, &features)?;
+        self.namespace.offloads(self.device, &features)
+    }
+
+    fn bring_up(&self) -> Result<()> {
         self.namespace.ip(&format!("link set {} up\n", self.device))?;
         // Without a queue a veth drops what its 256-slot ring cannot take.
         self.namespace.tc(&format!("qdisc replace dev {} root pfifo limit 1000\n", self.device))
