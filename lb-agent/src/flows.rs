@@ -40,9 +40,8 @@ impl FlowSummary {
     pub fn of(slots: impl IntoIterator<Item = Slot>, now: u32) -> Self {
         let mut summary =
             Self { census: SlotCensus::default(), backends: vec![Vec::new(); MAX_BACKENDS as usize] };
-        for slot in slots {
-            summary.add(&slot, now);
-        }
+        // Faster than a loop: the iterator over the table is a chain of two ranges.
+        slots.into_iter().for_each(|slot| summary.add(&slot, now));
         summary
     }
 

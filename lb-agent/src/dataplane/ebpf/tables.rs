@@ -13,6 +13,7 @@ use lb_common::node::Node;
 use lb_common::ring::Ring;
 use lb_common::service::{MAX_SERVICES, Service};
 use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
+use nix::net::if_::if_indextoname;
 
 use super::error::{because, failure};
 use super::maps::Maps;
@@ -137,12 +138,17 @@ fn swap_rings(maps: &Maps, known: &KnownRings, swaps: &[Swap<'_>]) -> Result<(),
 }
 
 /// A port is in the redirect map before packets can be sent to it. What is left there of ports that are gone
-/// harms nobody: no port index leads to it.
+/// harms nobody: no port index leads to it. An interface that has vanished is no reason to write nothing any more: no
+/// packet can be sent there anyway.
 fn set_node(maps: &mut Maps, node: &Node) -> Result<(), DataplaneError> {
     for (index, port) in (0..).zip(&node.ports).filter(|(_, port)| port.ifindex != 0) {
-        maps.devices.set(index, port.ifindex, None, 0).map_err(|e| {
-            failure(format!("map DEVICES, port {index}: write interface index {}", port.ifindex), &e)
-        })?;
+        let Err(e) = maps.devices.set(index, port.ifindex, None, 0) else { continue };
+        let what = format!("map DEVICES, port {index}: write interface index {}", port.ifindex);
+        // nix takes the null pointer of a failure for an empty name.
+        if if_indextoname(port.ifindex).is_ok_and(|name| !name.is_empty()) {
+            return Err(failure(what, &e));
+        }
+        tracing::warn!("{what}: the interface is gone");
     }
     maps.node.set(0, node, 0).map_err(|e| failure("map NODE: write", &e))
 }
