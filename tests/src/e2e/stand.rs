@@ -1,0 +1,165 @@
+//! A balancer at work.
+
+use std::io::Write;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use lb_agent::status::{BackendStatus, Status};
+
+use super::{Client, LIMIT};
+use crate::lab::{Agent, CLIENT, LB, Lab, Servers, Settings, Topology, backend_host, programs, wait_until};
+use crate::metrics::Samples;
+use crate::packet::world::Family;
+
+/// A lab with a server on every backend, and the agent, ready. When a test fails its log is on stderr.
+#[derive(Debug)]
+pub struct Stand {
+    // In this order they end.
+    /// The agent.
+    pub agent: Agent,
+    /// The servers.
+    pub servers: Servers,
+    /// The network.
+    pub lab: Lab,
+}
+
+/// Name of the service of a family in the agent's configuration.
+#[must_use]
+pub const fn service(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "superset-v4",
+        Family::V6 => "superset-v6",
+    }
+}
+
+impl Stand {
+    /// Three backends. Everything is ready when this returns, and every backend is healthy.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub fn new(topology: fn(u8) -> Topology) -> Result<Self> {
+        // Where nobody has the VIP, the balancer must answer for it.
+        let announce = topology(3) == Topology::one_arm(3);
+        Self::with(topology(3), &Settings { announce, ..Settings::default() })
+    }
+
+    /// Another network, or an agent with other settings.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub fn with(topology: Topology, settings: &Settings) -> Result<Self> {
+        let lab = Lab::new(topology)?;
+        let servers = Servers::start(&lab)?;
+        let agent = Agent::start(&lab, &settings.text(&topology))?;
+        let stand = Self { agent, servers, lab };
+        for family in Family::BOTH {
+            for n in 1..=topology.backends {
+                stand.wait_for(family, n, "is healthy", |b| b.state == "healthy" && b.in_ring)?;
+            }
+        }
+        Ok(stand)
+    }
+
+    /// The network.
+    #[must_use]
+    pub const fn topology(&self) -> &Topology {
+        self.lab.topology()
+    }
+
+    /// What the agent says of itself.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn status(&self) -> Result<Status> {
+        self.agent.status(&self.lab)
+    }
+
+    /// The agent's metrics.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metrics(&self) -> Result<Samples> {
+        self.agent.metrics(&self.lab)
+    }
+
+    /// Runs `lb-agent` with these arguments on the balancer; gives its standard output.
+    ///
+    /// # Errors
+    /// When its exit status is not 0.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.lab.output(LB, Command::new(programs::agent()?).args(arguments))?;
+        ensure!(output.status.success(), "{arguments:?}: {output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// A load generator on the client.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn client(&self) -> Result<Client> {
+        Client::new(&self.lab, CLIENT)
+    }
+
+    /// Waits until the agent says this of a backend, numbered from 1.
+    ///
+    /// # Errors
+    /// When it does not in time; what it says is in the error.
+    pub fn wait_for(
+        &self,
+        family: Family,
+        n: u8,
+        what: &str,
+        holds: impl Fn(&BackendStatus) -> bool,
+    ) -> Result<()> {
+        let (service, name) = (service(family), backend_host(n));
+        let mut last = None;
+        wait_until(&format!("{name} of {service} {what}"), LIMIT, || {
+            last = self.status().ok().and_then(|status| backend(&status, service, &name));
+            last.as_ref().is_some_and(&holds)
+        })
+        .with_context(|| format!("{last:?}"))?;
+        Ok(())
+    }
+
+    /// What must hold whatever was done: no fault of ours was counted, what was decided is in the kernel, and nobody
+    /// had to wait for a place in the flow table.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn check(&self) -> Result<()> {
+        let metrics = self.metrics()?;
+        for (name, labels) in [
+            ("lb_packets_total", [("reason", "internal")].as_slice()),
+            ("lb_packets_total", &[("reason", "table-full")]),
+            ("lb_packets_total", &[("reason", "resize")]),
+            ("lb_packets_total", &[("reason", "unknown-port")]),
+            ("lb_packets_total", &[("reason", "ip-length")]),
+            ("lb_packets_total", &[("reason", "tcp-flags")]),
+            ("lb_dataplane_errors_total", &[]),
+            ("lb_dataplane_drift_total", &[]),
+            ("lb_service_table_full_total", &[]),
+            ("lb_service_reused_unrested_total", &[]),
+        ] {
+            let value = metrics.sum(name, labels)?;
+            ensure!(value == 0.0, "{name} {labels:?} is {value}");
+        }
+        ensure!(metrics.sum("lb_packets_total", &[("reason", "forwarded")])? > 0.0, "nothing was forwarded");
+        let status = self.status()?;
+        ensure!(status.dataplane.last_error.is_none(), "{:?}", status.dataplane);
+        Ok(())
+    }
+}
+
+fn backend(status: &Status, service: &str, name: &str) -> Option<BackendStatus> {
+    let service = status.services.iter().find(|s| s.name == service)?;
+    service.backends.iter().find(|b| b.name == name).cloned()
+}
+
+impl Drop for Stand {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // A test cannot do anything about a closed stderr.
+            let _ = writeln!(std::io::stderr(), "the agent's log:\n{}", self.agent.log());
+        }
+    }
+}
