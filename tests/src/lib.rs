@@ -5,6 +5,7 @@
 #![expect(clippy::panic, clippy::expect_used, reason = "a panic here is how a test fails")]
 
 pub mod content;
+pub mod demo;
 pub mod e2e;
 pub mod harness;
 pub mod lab;

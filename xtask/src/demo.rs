@@ -31,7 +31,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     setup::ensure(Purpose::Test)?;
     build::objects(ObjectKind::Plain)?;
-    let [agent, demo] = build::programs([build::AGENT, ("lb-tests", "demo")], false)?;
+    // The demo looks for the server beside itself.
+    let [agent, demo, _] =
+        build::programs([build::AGENT, ("lb-tests", "demo"), ("lb-tests", "lab-server")], false)?;
     let mut cmd = Command::new(&demo);
     cmd.env("EVENKEEL_AGENT", agent).current_dir(root());
     if args.keep {

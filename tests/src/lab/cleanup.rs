@@ -1,14 +1,18 @@
 //! Nothing of a lab outlives it: not on drop, not after a panic, not after Ctrl-C.
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::unistd::Pid;
+
+/// How long a killed process may take to be gone: an agent's maps are freed meanwhile.
+const DYING: Duration = Duration::from_secs(5);
 
 /// Every namespace that a lab makes is called `ek-<pid>-…`: `cargo xtask clean-lab` knows them by it.
 const PREFIX: &str = "ek-";
@@ -36,15 +40,34 @@ pub(super) fn forget(name: &str) {
     names().remove(name);
 }
 
+/// Does something that a signal's clean-up must see either whole or not at all: it waits for the end, and what
+/// comes after it has begun never runs.
+pub(super) fn undisturbed<T>(f: impl FnOnce() -> T) -> T {
+    let _names = names();
+    f()
+}
+
 /// Ends what runs in a namespace and removes it. Does nothing when it was forgotten or is gone.
 pub(super) fn remove(name: &str) {
-    for pid in processes(name) {
-        // It may have ended by itself meanwhile.
-        let _ = kill(pid, Signal::SIGKILL);
+    end(name);
+    names().remove(name);
+}
+
+fn end(name: &str) {
+    let start = Instant::now();
+    loop {
+        let left = processes(name);
+        if left.is_empty() || start.elapsed() > DYING {
+            break;
+        }
+        for pid in left {
+            // It may have ended by itself meanwhile.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
     // Interfaces go with the namespace, once the last process in it is gone.
     let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
-    names().remove(name);
 }
 
 /// The processes in a namespace, other than this one.
@@ -59,10 +82,20 @@ fn processes(name: &str) -> Vec<Pid> {
         .collect()
 }
 
+static SIGNALLED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a signal has come that ends this process: labs are being removed, and what fails now fails because
+/// of that.
+#[must_use]
+pub fn is_ending() -> bool {
+    SIGNALLED.load(Ordering::Relaxed)
+}
+
 /// Where the signal handler writes to; a handler may do little more than write.
 static PIPE: AtomicI32 = AtomicI32::new(-1);
 
 extern "C" fn on_signal(signal: i32) {
+    SIGNALLED.store(true, Ordering::Relaxed);
     let byte = signal.to_ne_bytes();
     // SAFETY: `write` is async-signal-safe and reads four bytes that live on this stack.
     unsafe { libc::write(PIPE.load(Ordering::Relaxed), byte.as_ptr().cast(), byte.len()) };
@@ -82,16 +115,20 @@ fn install_handlers() {
     std::thread::spawn(move || {
         let mut number = [0; 4];
         if std::fs::File::from(reader).read_exact(&mut number).is_ok() {
-            let left: Vec<_> = names().iter().cloned().collect();
-            for name in left {
-                remove(&name);
+            let number = i32::from_ne_bytes(number);
+            // Held to the end: nothing is made any more.
+            let left = names();
+            for name in left.iter() {
+                end(name);
             }
-            std::process::exit(128 + i32::from_ne_bytes(number));
+            let signal = Signal::try_from(number).map_or("a signal", Signal::as_str);
+            let _ = writeln!(std::io::stderr(), "ended by {signal}: {} namespaces removed", left.len());
+            std::process::exit(128 + number);
         }
     });
     let action = SigAction::new(SigHandler::Handler(on_signal), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        // SAFETY: the handler only loads an atomic and calls `write`.
+        // SAFETY: the handler only uses atomics and calls `write`.
         let before = unsafe { sigaction(signal, &action) };
         if let Ok(before) = before
             && !matches!(before.handler(), SigHandler::SigDfl)

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 pub use agent::{Agent, Settings};
+pub use cleanup::is_ending;
 use namespace::Namespace;
 pub use process::Process;
 pub use servers::Servers;

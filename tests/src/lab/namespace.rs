@@ -23,7 +23,7 @@ impl Namespace {
     /// Makes the namespace and brings its loopback up.
     pub(super) fn create(name: &str) -> Result<Self> {
         cleanup::remember(name);
-        run(Command::new("ip").args(["netns", "add", name]), "")?;
+        cleanup::undisturbed(|| run(Command::new("ip").args(["netns", "add", name]), ""))?;
         let handle = File::open(format!("/run/netns/{name}")).with_context(|| format!("open {name}"))?;
         let namespace = Self { name: name.to_owned(), handle };
         namespace.ip("link set lo up\n")?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::wait_until;
+use super::{cleanup, wait_until};
 
 /// A running program in one of a lab's hosts; killed when dropped.
 #[derive(Debug)]
@@ -18,7 +18,8 @@ pub struct Process {
 
 impl Process {
     pub(super) fn start(command: &mut Command) -> Result<Self> {
-        let child = command.spawn().with_context(|| format!("start {command:?}"))?;
+        // Returns when the program runs, and is in its namespace.
+        let child = cleanup::undisturbed(|| command.spawn()).with_context(|| format!("start {command:?}"))?;
         Ok(Self { child })
     }
 
