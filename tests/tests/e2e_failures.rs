@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "that is how a test fails")]
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
+use lb_agent::status::BackendStatus;
 use lb_tests::e2e::{Held, LIMIT, Stand, service};
 use lb_tests::lab::{Topology, backend_host, wait_until};
 use lb_tests::load::{Failure, Load, Pattern, Report, Request};
@@ -191,11 +193,14 @@ fn new_mac(topology: fn(u8) -> Topology) {
         stand.lab.exec(&moved, &["sysctl", "-qw", notify]).unwrap();
     }
     stand.lab.exec(&moved, &["ip", "link", "set", "eth0", "address", MAC]).unwrap();
+    let start = Instant::now();
+    let has_it = |b: &BackendStatus| b.next_hop.as_ref().is_some_and(|hop| hop.mac == MAC);
     for family in Family::BOTH {
-        let has = |mac: &str| mac == MAC;
-        stand
-            .wait_for(family, MOVED, "has its new MAC", |b| b.next_hop.as_ref().is_some_and(|h| has(&h.mac)))
-            .unwrap();
+        stand.wait_for(family, MOVED, "has its new MAC", has_it).unwrap();
+    }
+    // Much longer than it takes, and shorter than until the agent would read all neighbours anew.
+    assert!(start.elapsed() < LIMIT / 3, "{:?}", start.elapsed());
+    for family in Family::BOTH {
         stand.wait_for(family, MOVED, "is healthy", |b| b.state == "healthy" && b.in_ring).unwrap();
         assert!(flawless(&stand, family).contains_key(&moved));
     }
