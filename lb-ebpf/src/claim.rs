@@ -4,7 +4,9 @@ use lb_common::backend::Backend;
 use lb_common::checksum::{addr_sum, delta};
 use lb_common::flow::{Ctrl, Slot, State};
 use lb_common::hash::{Place, RING_KEY, flow_hash, place, second_hash, tag};
-use lb_common::hint::{Hint, age, first_way, oldest_ways, unprotected_ways, unused_ways};
+use lb_common::hint::{
+    Hint, age, first_way, oldest_ways, second_bucket_first, unprotected_ways, unused_ways,
+};
 use lb_common::node::Node;
 use lb_common::reason::Reason;
 
@@ -118,10 +120,11 @@ fn claim(node: &Node, v4: bool, hash: u64, ctrl: Ctrl) -> Option<Claimed> {
     let now = flow::now();
 
     // Never used: nothing to look at.
-    for (bucket, hint) in hints.iter().enumerate() {
-        let free = unused_ways(hint.tags);
-        if free != 0 {
-            let position = at(bucket, first_way(free));
+    let free = [unused_ways(hints[0].tags), unused_ways(hints[1].tags)];
+    let preferred = usize::from(second_bucket_first(free));
+    for bucket in [preferred, preferred ^ 1] {
+        if free[bucket & 1] != 0 {
+            let position = at(bucket, first_way(free[bucket & 1]));
             if let Some(claimed) = take(position, slot_at(node, position)?, State::Free, ctrl, false) {
                 return Some(claimed);
             }
