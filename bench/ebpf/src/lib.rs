@@ -1,0 +1,5 @@
+//! What the benchmarks' XDP programs share.
+#![no_std]
+
+pub mod abi;
+pub mod packet;
