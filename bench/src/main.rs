@@ -15,6 +15,7 @@ use clap::Parser;
 )]
 mod abi;
 mod control;
+mod lab;
 mod machine;
 mod packet;
 mod report;
@@ -24,12 +25,14 @@ mod report;
 #[command(name = "lb-bench")]
 enum Bench {
     Packet(packet::Args),
+    Lab(lab::Args),
     Control(control::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Bench::parse() {
         Bench::Packet(args) => packet::run(&args),
+        Bench::Lab(args) => lab::run(&args),
         Bench::Control(args) => control::run(&args),
     };
     match outcome {

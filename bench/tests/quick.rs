@@ -6,9 +6,13 @@ use std::process::Command;
 use serde_json::Value;
 
 fn run(bench: &str) -> Value {
+    run_with(bench, &[])
+}
+
+fn run_with(bench: &str, options: &[&str]) -> Value {
     let dir = std::env::temp_dir().join(format!("lb-bench-{bench}-{}", std::process::id()));
     let mut command = Command::new(env!("CARGO_BIN_EXE_lb-bench"));
-    let out = command.args([bench, "--quick", "--out"]).arg(&dir).output().unwrap();
+    let out = command.args([bench, "--quick", "--out"]).arg(&dir).args(options).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let json = std::fs::read(dir.join(format!("{bench}.json"))).unwrap();
     let svg = std::fs::read_to_string(dir.join(format!("{bench}.svg"))).unwrap();
@@ -93,5 +97,25 @@ fn control_measures_rings_scans_and_memory() {
     ] {
         let found = rows.iter().any(|r| r["scenario"].as_str().is_some_and(|s| s.starts_with(start)));
         assert!(found, "{start}");
+    }
+}
+
+/// Only two programs: the smallest that there are, with everything around them.
+#[test]
+fn lab_measures_requests_latency_and_packet_rate() {
+    if !can_run("lab_measures_requests_latency_and_packet_rate") {
+        return;
+    }
+    for tool in ["wrk", "nginx"] {
+        if !["/usr/bin", "/usr/sbin"].iter().any(|dir| std::path::Path::new(dir).join(tool).is_file()) {
+            let why = format!("{tool} is not installed");
+            return lb_tests::privilege::skipped("lab_measures_requests_latency_and_packet_rate", &why);
+        }
+    }
+    let report = run_with("lab", &["--programs", "plain,forwarder"]);
+    let rows = rows(&report);
+    for program in ["plain forwarding", "smallest XDP"] {
+        let of = rows.iter().filter(|r| r["program"] == program);
+        assert_eq!(of.count(), 16, "{program}");
     }
 }

@@ -36,7 +36,6 @@ pub(crate) enum Aim {
     /// A ratio not above this.
     AtMost(f64),
     /// A ratio not below this.
-    #[expect(dead_code, reason = "for rates, which are better when they are higher")]
     AtLeast(f64),
 }
 
