@@ -8,6 +8,7 @@
 //! bits of its slots in one place, so that a lookup reads one cache line of slots and not eight. It is
 //! written by the owner of each slot, byte by byte, and never believed without a look at the slot.
 
+use crate::abi::ticks_of_seconds;
 use crate::addr::Addr;
 use crate::tcp::{ACK, FIN, RST, SYN};
 use crate::vlan::VlanTags;
@@ -286,11 +287,18 @@ impl Slot {
     }
 
     /// Ticks since either side was last heard at `now`.
+    ///
+    /// Another CPU may hear both after `now` was read, and that reader be held up for long: what is up to a minute
+    /// ahead is now, and not 78 hours ago.
     #[inline(always)]
     #[must_use]
     pub const fn silence(&self, now: u32) -> u32 {
+        const AHEAD: u32 = ticks_of_seconds(60);
+        let now = now.wrapping_add(AHEAD);
         let (c, b) = (now.wrapping_sub(self.client_seen), now.wrapping_sub(self.backend_seen));
-        if c < b { c } else { b }
+        let silence = if c < b { c } else { b } as i64 - AHEAD as i64;
+        // What is below 0 is 0; without a branch, which the verifier would follow both ways for each slot.
+        (silence & !(silence >> 63)) as u32
     }
 }
 
@@ -306,6 +314,19 @@ mod tests {
         assert_eq!(c.state(), State::Established);
         let closed = c.with_state(State::Closed);
         assert_eq!((closed.state(), closed.backend()), (State::Closed, 0x5678));
+    }
+
+    #[test]
+    fn silence_ends_with_either_side_and_is_never_of_the_future() {
+        for base in [0u32, 5000, u32::MAX - 100] {
+            let at = |client: i32, backend: i32| {
+                let seen = |t: i32| base.wrapping_add_signed(t);
+                Slot { client_seen: seen(client), backend_seen: seen(backend), ..Slot::EMPTY }.silence(base)
+            };
+            assert_eq!((at(-7, -9), at(-9, -7), at(0, -9)), (7, 7, 0));
+            assert_eq!((at(3, 5), at(-7, 5), at(100_000, 100_000)), (0, 0, 0));
+            assert_eq!(at(-1_000_000_000, -2_000_000_000), 1_000_000_000);
+        }
     }
 
     #[test]

@@ -101,7 +101,12 @@ struct Claimed {
 /// connection's sequence numbers follow the old one's (RFC 6191), so there is no rest to wait for.
 #[inline(always)]
 fn reclaim(node: &Node, position: Position, ctrl: Ctrl) -> Option<Claimed> {
-    take(position, slot_at(node, position)?, State::Closed, ctrl, false)
+    let slot = slot_at(node, position)?;
+    let before = flow::ctrl(slot);
+    if before.state() != State::Closed {
+        return None;
+    }
+    take(position, slot, before, ctrl, false)
 }
 
 /// Takes the best slot of the two buckets where a flow with this hash may stand.
@@ -125,15 +130,21 @@ fn claim(node: &Node, v4: bool, hash: u64, ctrl: Ctrl) -> Option<Claimed> {
     for bucket in [preferred, preferred ^ 1] {
         if free[bucket & 1] != 0 {
             let position = at(bucket, first_way(free[bucket & 1]));
-            if let Some(claimed) = take(position, slot_at(node, position)?, State::Free, ctrl, false) {
+            let slot = slot_at(node, position)?;
+            let before = flow::ctrl(slot);
+            if before.state() == State::Free
+                && let Some(claimed) = take(position, slot, before, ctrl, false)
+            {
                 return Some(claimed);
             }
         }
     }
 
-    // Not protected: the one that was claimed or closed longest ago first.
+    // Not protected: of a flow that is over and has rested for this backend, the longest ago first; otherwise the
+    // best of those that were looked at.
     let mut masks = [unprotected_ways(hints[0].tags), unprotected_ways(hints[1].tags)];
-    let mut second_choice = None;
+    let mut second_choice = Position::NONE;
+    let mut second_rank = RANKS;
     for _ in 0..TRIES {
         let oldest = oldest_ways(masks, [hints[0].ages, hints[1].ages], age(now));
         if oldest[0] | oldest[1] == 0 {
@@ -145,44 +156,82 @@ fn claim(node: &Node, v4: bool, hash: u64, ctrl: Ctrl) -> Option<Claimed> {
         let position = at(bucket, way);
         let slot = slot_at(node, position)?;
         let before = flow::ctrl(slot);
-        let other = before.backend() != ctrl.backend() || before.generation() != ctrl.generation();
-        // SAFETY: points into `FLOWS`.
-        let rested = other || unsafe { (*slot).silence(now) } > node.rest_ticks;
         if before.is_open() && !before.is_embryonic() {
             continue;
         }
-        if rested {
-            if let Some(claimed) = take(position, slot, before.state(), ctrl, false) {
+        // The second embryonic flow in a row of the oldest: this is a flood, and looking further is in vain.
+        if second_rank == 0 && before.is_embryonic() {
+            break;
+        }
+        let rest = rest_of(node, slot, before, ctrl, now);
+        if rest.is_over || (rest.other && !before.is_embryonic()) {
+            if let Some(claimed) = take(position, slot, before, ctrl, false) {
                 return Some(claimed);
             }
-        } else if second_choice.is_none() || before.is_embryonic() {
-            second_choice = Some(position);
+            continue;
+        }
+        let rank = rank(before, &rest);
+        if rank < second_rank {
+            second_rank = rank;
+            second_choice = position;
         }
     }
-    if let Some(position) = second_choice {
-        let slot = slot_at(node, position)?;
-        let state = flow::ctrl(slot).state();
-        if state != State::Established
-            && let Some(claimed) = take(position, slot, state, ctrl, state == State::Closed)
+    if second_choice.is_some() {
+        let slot = slot_at(node, second_choice)?;
+        let before = flow::ctrl(slot);
+        if before.state() != State::Established
+            && let Some(claimed) = take(second_choice, slot, before, ctrl, before.state() == State::Closed)
         {
             return Some(claimed);
         }
     }
-    idle(node, [at(0, 0), at(1, 0)], ctrl, now)
+    last_resort(node, [at(0, 0), at(1, 0)], ctrl, now)
 }
 
-/// The last resort: an established flow that both sides have left without a word.
+/// How long a slot has been silent, as seen by a flow that wants it.
+struct Rest {
+    /// Longer than its port must rest.
+    is_over: bool,
+    /// It served another backend, which knows nothing of its port.
+    other: bool,
+}
+
 #[inline(always)]
-fn idle(node: &Node, starts: [Position; 2], ctrl: Ctrl, now: u32) -> Option<Claimed> {
+fn rest_of(node: &Node, slot: *mut Slot, before: Ctrl, ctrl: Ctrl, now: u32) -> Rest {
+    // SAFETY: points into `FLOWS`.
+    let is_over = unsafe { (*slot).silence(now) } > node.rest_ticks;
+    let other = before.backend() != ctrl.backend() || before.generation() != ctrl.generation();
+    Rest { is_over, other }
+}
+
+/// Number of [`rank`]s.
+const RANKS: u32 = 3;
+
+/// Which of the slots that are not ready is taken first. A backend that was sent a SYN from a port will not believe
+/// another one for as long as it tries to answer the first.
+#[inline(always)]
+fn rank(before: Ctrl, rest: &Rest) -> u32 {
+    match (before.is_embryonic(), rest.other) {
+        (true, true) => 0,
+        (true, false) => 1,
+        (false, _) => 2,
+    }
+}
+
+/// An established flow that both sides have left without a word; or a closed one whose hint says that it is not.
+#[inline(always)]
+fn last_resort(node: &Node, starts: [Position; 2], ctrl: Ctrl, now: u32) -> Option<Claimed> {
     for start in starts {
         for way in 0..WAYS_U32 {
             let position = Position::new(start.block(), start.offset() + way);
             let slot = slot_at(node, position)?;
             let before = flow::ctrl(slot);
             // SAFETY: points into `FLOWS`.
-            let silent = unsafe { (*slot).silence(now) } > node.idle_ticks;
-            if silent && !before.is_waiting() && matches!(before.state(), State::Established) {
-                return take(position, slot, State::Established, ctrl, false);
+            let silence = unsafe { (*slot).silence(now) };
+            let idle = matches!(before.state(), State::Established) && silence > node.idle_ticks;
+            if idle && !before.is_waiting() || matches!(before.state(), State::Closed) {
+                let rest = rest_of(node, slot, before, ctrl, now);
+                return take(position, slot, before, ctrl, !(rest.is_over || rest.other));
             }
         }
     }
@@ -194,11 +243,10 @@ fn hint(node: &Node, first: u32, place: Place) -> Option<&'static Hint> {
     maps::HINTS.get((first + place.block) * node.buckets + place.bucket)
 }
 
-/// Swaps a slot that is in `state` to `Claiming`.
+/// Swaps a slot to `Claiming`, if it is still as it was when it was chosen.
 #[inline(always)]
-fn take(position: Position, slot: *mut Slot, state: State, ctrl: Ctrl, unrested: bool) -> Option<Claimed> {
-    let before = flow::ctrl(slot);
-    if before.state() != state || matches!(state, State::Claiming) {
+fn take(position: Position, slot: *mut Slot, before: Ctrl, ctrl: Ctrl, unrested: bool) -> Option<Claimed> {
+    if matches!(before.state(), State::Claiming) {
         return None;
     }
     flow::swap(slot, before, ctrl.with_state(State::Claiming)).then_some(Claimed {

@@ -22,6 +22,10 @@ pub(crate) const WAYS_U32: u32 = WAYS as u32;
 /// believe it either, and a forged one would have to guess.
 const RST_WINDOW: u32 = 1 << 22;
 
+/// How often a change of a control word is tried. The other side's packet may come first, on another CPU, and
+/// changes it twice at most: the waiting mark and the state.
+const SWAPS: usize = 3;
+
 /// A flow that a packet belongs to.
 pub(crate) struct Hit {
     pub(crate) slot: *mut Slot,
@@ -136,14 +140,28 @@ fn matches(
     (service.vip == *vip && service.port == vip_port).then_some((ctrl, service))
 }
 
-/// The flow at a position where the caller has just opened it.
+/// The client's flow at a position where the caller has just opened it; unless the slot, which is embryonic, has been
+/// given away since.
 #[inline(always)]
-pub(crate) fn at(node: &Node, position: Position) -> Option<Hit> {
+pub(crate) fn at(node: &Node, position: Position, segment: &Segment) -> Option<Hit> {
     let size = node.buckets * WAYS_U32;
     let slot = maps::FLOWS.get_ptr_mut(position.block() * size + position.offset())?;
-    let ctrl = ctrl(slot);
-    let service = maps::SERVICES.get(u32::from(ctrl.service()))?;
+    let (ctrl, service) = matches(slot, &segment.src, segment.sport, &segment.dst, segment.dport)?;
     Some(Hit { slot, ctrl, position, service })
+}
+
+/// Whether the slot of an embryonic flow was given to another client since it was looked up. What was read from the
+/// slot before this answer belongs to the segment's flow if it is no.
+#[inline(always)]
+pub(crate) fn is_lost(hit: &Hit, segment: &Segment) -> bool {
+    if !hit.ctrl.is_embryonic() {
+        return false;
+    }
+    // The control word first: see `matches`.
+    let used = ctrl(hit.slot).is_used();
+    // SAFETY: points into `FLOWS`.
+    let same = unsafe { (*hit.slot).client == segment.src && (*hit.slot).client_port == segment.sport };
+    !(used && same)
 }
 
 /// The flow of a packet from a backend, found by its destination alone and checked against its source.
@@ -206,10 +224,12 @@ pub(crate) fn on_client(node: &Node, frame: &Frame, segment: &Segment, hit: &Hit
             (*slot).vlan = frame.vlan;
             (*slot).port_index = frame.port_index;
         }
-        if segment.payload != 0 {
-            let next = segment.next_seq();
-            if after(next, (*slot).client_next) {
-                (*slot).client_next = next;
+        let next = segment.next_seq();
+        // A client that has given up may begin again on the same port, with any number, before there is an answer.
+        let begins = segment.is_syn() && matches!(hit.ctrl.state(), State::Syn);
+        if begins || (segment.payload != 0 && after(next, (*slot).client_next)) {
+            (*slot).client_next = next;
+            if segment.payload != 0 {
                 request(hit);
             }
         }
@@ -240,50 +260,57 @@ pub(crate) fn on_backend(node: &Node, segment: &Segment, hit: &Hit) {
 /// New data from the client: the flow waits from now on, if it did not already.
 #[inline(always)]
 fn request(hit: &Hit) {
-    let ctrl = ctrl(hit.slot);
-    if hit.service.flags & SERVICE_REQUESTS == 0 || ctrl.is_waiting() || !ctrl.is_open() {
+    if hit.service.flags & SERVICE_REQUESTS == 0 || ctrl(hit.slot).is_waiting() {
         return;
     }
     // SAFETY: points into `FLOWS`. Written before the mark, so that whoever sees the mark sees its time.
     unsafe { (*hit.slot).waiting_since = exact_now() };
-    if swap(hit.slot, ctrl, ctrl.with_waiting(true)) {
-        add_waiting(ctrl, 1);
+    for _ in 0..SWAPS {
+        let ctrl = ctrl(hit.slot);
+        if ctrl.is_waiting() || !ctrl.is_open() {
+            return;
+        }
+        if swap(hit.slot, ctrl, ctrl.with_waiting(true)) {
+            return add_waiting(ctrl, 1);
+        }
     }
 }
 
 /// New data from the backend: the flow has its answer.
 #[inline(always)]
 fn response(hit: &Hit) {
-    let ctrl = ctrl(hit.slot);
-    if !ctrl.is_waiting() {
-        return;
-    }
-    // SAFETY: points into `FLOWS`.
-    let since = unsafe { (*hit.slot).waiting_since };
-    if swap(hit.slot, ctrl, ctrl.with_waiting(false)) {
-        add_waiting(ctrl, u64::MAX);
-        stats::first_byte(ctrl.backend(), exact_now().wrapping_sub(since));
+    for _ in 0..SWAPS {
+        let ctrl = ctrl(hit.slot);
+        if !ctrl.is_waiting() {
+            return;
+        }
+        // SAFETY: points into `FLOWS`.
+        let since = unsafe { (*hit.slot).waiting_since };
+        if swap(hit.slot, ctrl, ctrl.with_waiting(false)) {
+            add_waiting(ctrl, u64::MAX);
+            return stats::first_byte(ctrl.backend(), exact_now().wrapping_sub(since));
+        }
     }
 }
 
 /// Moves the flow through its states. Most packets change nothing and cost one comparison.
 #[inline(always)]
 fn advance(node: &Node, side: Side, segment: &Segment, expected: u32, hit: &Hit) {
-    let ctrl = ctrl(hit.slot);
-    let next = ctrl.after(side, segment.flags);
-    if next != ctrl {
-        transition(node, side, segment, expected, hit, ctrl, next);
+    for _ in 0..SWAPS {
+        let ctrl = ctrl(hit.slot);
+        let next = ctrl.after(side, segment.flags);
+        if next == ctrl || (segment.flags & RST != 0 && !is_credible(side, segment, expected, hit, ctrl)) {
+            return;
+        }
+        if swap(hit.slot, ctrl, next) {
+            return settle(node, side, hit, ctrl, next);
+        }
     }
 }
 
+/// Brings the hint and the books in line with a flow's new state.
 #[inline(always)]
-fn transition(node: &Node, side: Side, segment: &Segment, expected: u32, hit: &Hit, ctrl: Ctrl, next: Ctrl) {
-    if segment.flags & RST != 0 && !is_credible(side, segment, expected, hit, ctrl) {
-        return;
-    }
-    if !swap(hit.slot, ctrl, next) {
-        return;
-    }
+fn settle(node: &Node, side: Side, hit: &Hit, ctrl: Ctrl, next: Ctrl) {
     if matches!(next.state(), State::Established) {
         mark(node, hit, |byte| byte | TAG_PROTECTED);
     }

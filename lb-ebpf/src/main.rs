@@ -101,7 +101,11 @@ fn forward_tcp<F: Family>(packet: &mut Packet, opened: Position) -> Result<Step,
     if let Some(hit) = flow::of_reply(node, &segment) {
         return forward::nat::to_client::<F>(packet, node, &frame, &segment, &hit).map(Step::from);
     }
-    let hit = if opened.is_some() { flow::at(node, opened) } else { flow::of_client(node, &segment) };
+    let hit = if opened.is_some() {
+        Some(flow::at(node, opened, &segment).ok_or(Reason::TableFull)?)
+    } else {
+        flow::of_client(node, &segment)
+    };
     match hit {
         Some(hit) if segment.is_syn() && hit.is_over() => Ok(Step::Open(hit.position)),
         Some(hit) => forward::nat::to_backend::<F>(packet, node, &frame, &segment, &hit).map(Step::from),

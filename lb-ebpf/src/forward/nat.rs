@@ -42,8 +42,15 @@ pub(crate) fn to_backend<F: Family>(
     }
     let snat = maps::SNAT.get(hit.position.block()).ok_or(Reason::Internal)?;
     flow::on_client(node, frame, segment, hit);
-    // SAFETY: points into `FLOWS`; written once, before the flow became visible.
-    let (ip_delta, l4_delta) = unsafe { ((*hit.slot).ip_delta, (*hit.slot).l4_delta) };
+    // SAFETY: points into `FLOWS`; written once, before the flow became visible. Volatile, because the order of
+    // these reads and those of `is_lost` matters.
+    let (ip_delta, l4_delta) = unsafe {
+        let slot = hit.slot;
+        ((&raw const (*slot).ip_delta).read_volatile(), (&raw const (*slot).l4_delta).read_volatile())
+    };
+    if flow::is_lost(hit, segment) {
+        return Err(Reason::TableFull);
+    }
     let sport = ((node.port_base + hit.position.offset()) as u16).to_be();
     let rewrite = Rewrite { src: snat, dst: &backend.addr, sport, dport: backend.port, ip_delta, l4_delta };
     apply_to::<F>(packet, frame, &rewrite)?;
