@@ -26,7 +26,7 @@ pub const fn addr_sum(a: &Addr) -> u64 {
 
 /// The change of a checksum's sum when what summed to `old` becomes what sums to `new` (both unfolded).
 ///
-/// Add it with [`apply`]; its negation is its complement, [`negate`].
+/// Add it with [`apply`] (and two deltas with [`both`]); its negation is its complement, [`negate`].
 #[inline(always)]
 #[must_use]
 pub const fn delta(old: u64, new: u64) -> u16 {
@@ -40,11 +40,25 @@ pub const fn negate(delta: u16) -> u16 {
     !delta
 }
 
+/// The delta of two changes, one after the other.
+#[inline(always)]
+#[must_use]
+pub const fn both(a: u16, b: u16) -> u16 {
+    fold_sum(a as u32 + b as u32)
+}
+
 /// A checksum after a change by `delta`: `HC' = ~(~HC + ~m + m')`, RFC 1624 equation 3.
 #[inline(always)]
 #[must_use]
 pub const fn apply(checksum: u16, delta: u16) -> u16 {
-    !fold((!checksum) as u64 + delta as u64)
+    !fold_sum((!checksum) as u32 + delta as u32)
+}
+
+/// Folds the sum of a few 16-bit words (at most 2^16 of them): two steps and not four.
+#[inline(always)]
+const fn fold_sum(sum: u32) -> u16 {
+    let s = (sum & 0xffff) + (sum >> 16);
+    (s + (s >> 16)) as u16
 }
 
 /// Checksum over bytes, as a header's checksum field holds it (in memory order).

@@ -110,6 +110,16 @@ pub const fn oldest_ways(mut masks: [u64; 2], ages: [u64; 2], now: u8) -> [u64; 
     masks
 }
 
+/// `wanted` if it is in the mask, otherwise the first way of the mask, which is not 0.
+#[inline(always)]
+#[must_use]
+pub const fn way_or_first(mask: u64, wanted: u32) -> u32 {
+    let bit = mask & (0x80 << (wanted * 8));
+    // As in `oldest_ways`: no branch.
+    let keep = ((bit | bit.wrapping_neg()) as i64 >> 63) as u64;
+    first_way((bit & keep) | (mask & !keep))
+}
+
 /// `mask` without its first way.
 #[inline(always)]
 #[must_use]
@@ -189,6 +199,13 @@ mod tests {
             ] {
                 prop_assert_eq!(mask.to_le_bytes().map(|b| b == 0x80), want);
                 prop_assert_eq!(mask & LOW7, 0);
+                for wanted in 0..8u32 {
+                    let first = want.iter().position(|&w| w);
+                    let expected = if want[wanted as usize] { Some(wanted as usize) } else { first };
+                    if let Some(expected) = expected {
+                        prop_assert_eq!(way_or_first(mask, wanted) as usize, expected);
+                    }
+                }
                 let mut rest = mask;
                 for way in (0..8).filter(|&w| want[w]) {
                     prop_assert_eq!(first_way(rest) as usize, way);

@@ -38,7 +38,7 @@ fn announced(vip: &Addr) -> bool {
 #[inline(always)]
 pub(crate) fn answer(packet: &mut Packet) -> Reason {
     let Some(node) = maps::NODE.get(0) else { return Reason::Internal };
-    match parse::frame(packet, node) {
+    match parse::frame::<true>(packet, node) {
         Ok(frame) if frame.ethertype == ETHERTYPE_ARP => arp(packet, node, &frame),
         Ok(frame) => solicitation(packet, node, &frame),
         Err(reason) => reason,

@@ -3,9 +3,9 @@
 use lb_common::backend::Backend;
 use lb_common::checksum::{addr_sum, delta};
 use lb_common::flow::{Ctrl, Slot, State};
-use lb_common::hash::{Place, RING_KEY, flow_hash, place, second_hash, tag};
+use lb_common::hash::{Place, RING_KEY, flow_hash, place, preferred_way, second_hash, tag};
 use lb_common::hint::{
-    Hint, age, first_way, oldest_ways, second_bucket_first, unprotected_ways, unused_ways,
+    Hint, age, first_way, oldest_ways, second_bucket_first, unprotected_ways, unused_ways, way_or_first,
 };
 use lb_common::node::Node;
 use lb_common::reason::Reason;
@@ -25,7 +25,7 @@ const TRIES: usize = 4;
 #[inline(always)]
 pub(crate) fn open<F: Family>(packet: &Packet, known: Position) -> Result<Position, Reason> {
     let node = maps::NODE.get(0).ok_or(Reason::Internal)?;
-    let frame = parse::frame(packet, node)?;
+    let frame = parse::frame::<true>(packet, node)?;
     let segment = parse::segment::<F>(packet, &frame, &F::parse(packet, &frame)?)?;
     let (service_id, service) = service::find(&segment.dst, segment.dport).ok_or(Reason::NoService)?;
     if !segment.is_syn() {
@@ -129,7 +129,7 @@ fn claim(node: &Node, v4: bool, hash: u64, ctrl: Ctrl) -> Option<Claimed> {
     let preferred = usize::from(second_bucket_first(free));
     for bucket in [preferred, preferred ^ 1] {
         if free[bucket & 1] != 0 {
-            let position = at(bucket, first_way(free[bucket & 1]));
+            let position = at(bucket, way_or_first(free[bucket & 1], preferred_way(hash)));
             let slot = slot_at(node, position)?;
             let before = flow::ctrl(slot);
             if before.state() == State::Free
@@ -138,6 +138,17 @@ fn claim(node: &Node, v4: bool, hash: u64, ctrl: Ctrl) -> Option<Claimed> {
                 return Some(claimed);
             }
         }
+    }
+
+    // Rested: where a lookup begins, if it is one of those.
+    let position = at(0, preferred_way(hash));
+    let slot = slot_at(node, position)?;
+    let before = flow::ctrl(slot);
+    if (!before.is_open() || before.is_embryonic())
+        && rest_of(node, slot, before, ctrl, now).is_over
+        && let Some(claimed) = take(position, slot, before, ctrl, false)
+    {
+        return Some(claimed);
     }
 
     // Not protected: of a flow that is over and has rested for this backend, the longest ago first; otherwise the

@@ -40,8 +40,8 @@ pub(crate) trait Family {
     fn is_error(kind: u8) -> bool;
     /// Writes addresses; `delta` is the change of their sum.
     fn set_addresses(header: &mut Self::Header, src: &Addr, dst: &Addr, delta: u16);
-    /// Lowers TTL or hop limit by one.
-    fn decrement_ttl(header: &mut Self::Header);
+    /// The same for a packet that goes on: TTL or hop limit falls by one.
+    fn forward(header: &mut Self::Header, src: &Addr, dst: &Addr, delta: u16);
     /// Turns a header around for an answer of our own.
     fn turn_around(header: &mut Self::Header);
 }
@@ -100,10 +100,10 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn decrement_ttl(h: &mut Ipv4Hdr) {
+    fn forward(h: &mut Ipv4Hdr, src: &Addr, dst: &Addr, delta: u16) {
         h.ttl = h.ttl.wrapping_sub(1);
         // TTL is the first byte of its 16-bit word: the word as it stands in memory falls by one.
-        h.check = checksum::apply(u16::from_ne_bytes(h.check), checksum::negate(1)).to_ne_bytes();
+        Self::set_addresses(h, src, dst, checksum::both(delta, checksum::negate(1)));
     }
 
     #[inline(always)]
@@ -193,8 +193,9 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn decrement_ttl(h: &mut Ipv6Hdr) {
+    fn forward(h: &mut Ipv6Hdr, src: &Addr, dst: &Addr, delta: u16) {
         h.hop_limit = h.hop_limit.wrapping_sub(1);
+        Self::set_addresses(h, src, dst, delta);
     }
 
     #[inline(always)]

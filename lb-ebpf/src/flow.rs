@@ -5,7 +5,7 @@ use lb_common::abi::ticks;
 use lb_common::addr::Addr;
 use lb_common::backend::Backend;
 use lb_common::flow::{Ctrl, Side, Slot, State, WAYS};
-use lb_common::hash::{flow_hash, place, second_hash, tag};
+use lb_common::hash::{flow_hash, place, preferred_way, second_hash, tag};
 use lb_common::hint::{Hint, TAG_PROTECTED, age, first_way, ways_with_tag, without_first};
 use lb_common::node::{MAX_SNAT_RANGES, Node};
 use lb_common::service::{SERVICE_REQUESTS, Service};
@@ -78,40 +78,45 @@ pub(crate) fn ctrl(slot: *mut Slot) -> Ctrl {
     Ctrl(unsafe { (&raw const (*slot).ctrl).read_volatile() })
 }
 
-/// The flow of a packet from a client.
-#[inline(always)]
-pub(crate) fn of_client(node: &Node, segment: &Segment) -> Option<Hit> {
-    of_tuple(node, &segment.src, segment.sport, &segment.dst, segment.dport)
+/// What a client's flow is known by. Ports are in network order.
+pub(crate) struct Tuple<'a> {
+    pub(crate) client: &'a Addr,
+    pub(crate) client_port: u16,
+    pub(crate) vip: &'a Addr,
+    pub(crate) vip_port: u16,
 }
 
-/// The flow of a client's address and port to a VIP and its port (ports in network order).
+impl<'a> Tuple<'a> {
+    /// Of a packet from a client.
+    #[inline(always)]
+    pub(crate) fn of(segment: &'a Segment) -> Self {
+        Self { client: &segment.src, client_port: segment.sport, vip: &segment.dst, vip_port: segment.dport }
+    }
+}
+
+/// The flow of a packet from a client.
 #[inline(always)]
-pub(crate) fn of_tuple(
-    node: &Node,
-    client: &Addr,
-    client_port: u16,
-    vip: &Addr,
-    vip_port: u16,
-) -> Option<Hit> {
+pub(crate) fn of_client(node: &Node, tuple: &Tuple<'_>) -> Option<Hit> {
     let (first, blocks) =
-        if client.is_v4() { (node.v4_first, node.v4_blocks) } else { (node.v6_first, node.v6_blocks) };
-    let mut hash = flow_hash(node.hash_key, client, client_port, vip, vip_port);
+        if tuple.client.is_v4() { (node.v4_first, node.v4_blocks) } else { (node.v6_first, node.v6_blocks) };
+    let mut hash = flow_hash(node.hash_key, tuple.client, tuple.client_port, tuple.vip, tuple.vip_port);
+    // Most flows stand where they would rather stand. Then the hint, a second cache line, is not read at all.
+    let wanted = place(hash, blocks, node.buckets);
+    if let Some(hit) = in_way(node, first + wanted.block, wanted.bucket, preferred_way(hash), tuple) {
+        return Some(hit);
+    }
     let tag = tag(hash);
     for _ in 0..2 {
         let place = place(hash, blocks, node.buckets);
         let block = first + place.block;
-        let bucket = block * node.buckets + place.bucket;
-        let hint = maps::HINTS.get(bucket)?;
+        let hint = maps::HINTS.get(block * node.buckets + place.bucket)?;
         let mut ways = ways_with_tag(hint.tags, tag);
         for _ in 0..WAYS {
             if ways == 0 {
                 break;
             }
-            let way = first_way(ways);
-            let slot = maps::FLOWS.get_ptr_mut(bucket * WAYS_U32 + way)?;
-            if let Some((ctrl, service)) = matches(slot, client, client_port, vip, vip_port) {
-                let position = Position::new(block, place.bucket * WAYS_U32 + way);
-                return Some(Hit { slot, ctrl, position, service });
+            if let Some(hit) = in_way(node, block, place.bucket, first_way(ways), tuple) {
+                return Some(hit);
             }
             ways = without_first(ways);
         }
@@ -120,24 +125,26 @@ pub(crate) fn of_tuple(
     None
 }
 
+/// The flow in a way of a bucket, if it is the tuple's.
+#[inline(always)]
+fn in_way(node: &Node, block: u32, bucket: u32, way: u32, tuple: &Tuple<'_>) -> Option<Hit> {
+    let slot = maps::FLOWS.get_ptr_mut((block * node.buckets + bucket) * WAYS_U32 + way)?;
+    let (ctrl, service) = matches(slot, tuple)?;
+    Some(Hit { slot, ctrl, position: Position::new(block, bucket * WAYS_U32 + way), service })
+}
+
 /// Whether a slot is the flow's. The control word is read first: see the module page of `lb_common::flow`.
 #[inline(always)]
-fn matches(
-    slot: *mut Slot,
-    client: &Addr,
-    client_port: u16,
-    vip: &Addr,
-    vip_port: u16,
-) -> Option<(Ctrl, &'static Service)> {
+fn matches(slot: *mut Slot, tuple: &Tuple<'_>) -> Option<(Ctrl, &'static Service)> {
     let ctrl = ctrl(slot);
     // SAFETY: `slot` points into `FLOWS`. A torn read can only fail the comparison or belong to a slot that is
     // being reused for the very same tuple.
-    let same = unsafe { (*slot).client == *client && (*slot).client_port == client_port };
+    let same = unsafe { (*slot).client == *tuple.client && (*slot).client_port == tuple.client_port };
     if !same || !ctrl.is_used() {
         return None;
     }
     let service = maps::SERVICES.get(u32::from(ctrl.service()))?;
-    (service.vip == *vip && service.port == vip_port).then_some((ctrl, service))
+    (service.vip == *tuple.vip && service.port == tuple.vip_port).then_some((ctrl, service))
 }
 
 /// The client's flow at a position where the caller has just opened it; unless the slot, which is embryonic, has been
@@ -146,7 +153,7 @@ fn matches(
 pub(crate) fn at(node: &Node, position: Position, segment: &Segment) -> Option<Hit> {
     let size = node.buckets * WAYS_U32;
     let slot = maps::FLOWS.get_ptr_mut(position.block() * size + position.offset())?;
-    let (ctrl, service) = matches(slot, &segment.src, segment.sport, &segment.dst, segment.dport)?;
+    let (ctrl, service) = matches(slot, &Tuple::of(segment))?;
     Some(Hit { slot, ctrl, position, service })
 }
 

@@ -12,7 +12,7 @@ use lb_common::reason::Reason;
 use network_types::ip::Ipv4Hdr;
 
 use crate::family::Family;
-use crate::flow::{self, Hit};
+use crate::flow::{self, Hit, Tuple};
 use crate::forward::{Action, Hop, emit};
 use crate::packet::{Both, Packet, Wire};
 use crate::parse::{Frame, Ip};
@@ -38,7 +38,7 @@ struct Rewrite<'a> {
 #[inline(always)]
 pub(crate) fn handle<F: Family>(packet: &mut Packet) -> Result<Action, Reason> {
     let node = maps::NODE.get(0).ok_or(Reason::Internal)?;
-    let frame = parse::frame(packet, node)?;
+    let frame = parse::frame::<true>(packet, node)?;
     let ip = F::parse(packet, &frame)?;
     let icmp = packet.header::<Icmp>(frame.l3 + F::LEN).ok_or(Reason::IcmpOther)?;
     if icmp.kind == F::ECHO_REQUEST && icmp.code == 0 {
@@ -89,7 +89,8 @@ fn error<F: Family>(
     if let Some(hit) = flow::of_snat(node, &src, sport, &dst, dport) {
         return to_client::<F>(packet, node, frame, ip, &hit);
     }
-    match flow::of_tuple(node, &dst, dport, &src, sport) {
+    let tuple = Tuple { client: &dst, client_port: dport, vip: &src, vip_port: sport };
+    match flow::of_client(node, &tuple) {
         Some(hit) => to_backend::<F>(packet, node, frame, ip, &hit),
         None => Err(service::judge_port(&src, sport, Reason::IcmpNoFlow)),
     }
@@ -171,8 +172,7 @@ fn rewrite_error<F: Family>(
         change += u64::from(inner_delta) + u64::from(outer_delta);
     }
     let headers = packet.header_mut::<Both<F::Header, Icmp>>(frame.l3).ok_or(Reason::IcmpShort)?;
-    F::set_addresses(&mut headers.first, new.outer.0, new.outer.1, outer_delta);
-    F::decrement_ttl(&mut headers.first);
+    F::forward(&mut headers.first, new.outer.0, new.outer.1, outer_delta);
     headers.second.check = apply(headers.second.check(), fold(change)).to_ne_bytes();
     Ok(())
 }

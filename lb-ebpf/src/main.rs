@@ -44,10 +44,29 @@ use crate::step::{Position, Step};
 pub(crate) fn lb(context: XdpContext) -> u32 {
     let packet = Packet::new(context.ctx);
     match parse::ethertype(&packet) {
-        Some(ETHERTYPE_IPV4) => ip::<V4>(context.ctx),
-        Some(ETHERTYPE_IPV6) => ip::<V6>(context.ctx),
+        Some(ETHERTYPE_IPV4) => ip::<V4, UNTAGGED>(context.ctx),
+        Some(ETHERTYPE_IPV6) => ip::<V6, UNTAGGED>(context.ctx),
         Some(ETHERTYPE_ARP) => announce(context.ctx),
-        Some(other) if parse::is_tag(other) != 0 => finish(&packet, Err(Reason::VlanDepth)),
+        Some(other) if parse::is_tag(other) => tagged(context.ctx),
+        Some(_) => finish(&packet, Err(Reason::NotIp)),
+        None => finish(&packet, Err(Reason::ShortFrame)),
+    }
+}
+
+/// The functions below are compiled once for frames without VLAN tags and once for any.
+const UNTAGGED: bool = false;
+/// See [`UNTAGGED`].
+const TAGGED: bool = true;
+
+/// The same for a frame with VLAN tags.
+#[inline(never)]
+fn tagged(context: *mut xdp_md) -> u32 {
+    let packet = Packet::new(context);
+    match parse::inner_ethertype(&packet) {
+        Some(ETHERTYPE_IPV4) => ip::<V4, TAGGED>(context),
+        Some(ETHERTYPE_IPV6) => ip::<V6, TAGGED>(context),
+        Some(ETHERTYPE_ARP) => announce(context),
+        Some(other) if parse::is_tag(other) => finish(&packet, Err(Reason::VlanDepth)),
         Some(_) => finish(&packet, Err(Reason::NotIp)),
         None => finish(&packet, Err(Reason::ShortFrame)),
     }
@@ -61,12 +80,12 @@ pub(crate) fn expire(context: XdpContext) -> u32 {
 
 /// A packet of a known flow is done after one call. A SYN opens its flow and then goes the same way.
 #[inline(always)]
-fn ip<F: Family>(context: *mut xdp_md) -> u32 {
-    let mut step = tcp::<F>(context, Position::NONE.0);
+fn ip<F: Family, const TAGS: bool>(context: *mut xdp_md) -> u32 {
+    let mut step = tcp::<F, TAGS>(context, Position::NONE.0);
     if let Step::Open(known) = Step::unpack(step) {
         step = open::<F>(context, known.0);
         if let Step::Forward(opened) = Step::unpack(step) {
-            step = tcp::<F>(context, opened.0);
+            step = tcp::<F, TAGS>(context, opened.0);
         }
     }
     match Step::unpack(step) {
@@ -80,16 +99,16 @@ fn ip<F: Family>(context: *mut xdp_md) -> u32 {
 
 /// Forwards a packet of a known flow: of the one at a position, when the caller has just opened it.
 #[inline(never)]
-fn tcp<F: Family>(context: *mut xdp_md, position: u32) -> u64 {
+fn tcp<F: Family, const TAGS: bool>(context: *mut xdp_md, position: u32) -> u64 {
     let mut packet = Packet::new(context);
-    let outcome = forward_tcp::<F>(&mut packet, Position(position));
+    let outcome = forward_tcp::<F, TAGS>(&mut packet, Position(position));
     Step::pack(outcome.unwrap_or_else(|reason| Step::Verdict(finish(&packet, Err(reason)))))
 }
 
 #[inline(always)]
-fn forward_tcp<F: Family>(packet: &mut Packet, opened: Position) -> Result<Step, Reason> {
+fn forward_tcp<F: Family, const TAGS: bool>(packet: &mut Packet, opened: Position) -> Result<Step, Reason> {
     let node = maps::NODE.get(0).ok_or(Reason::Internal)?;
-    let frame = parse::frame(packet, node)?;
+    let frame = parse::frame::<TAGS>(packet, node)?;
     if !frame.local {
         return Ok(Step::Group);
     }
@@ -104,7 +123,7 @@ fn forward_tcp<F: Family>(packet: &mut Packet, opened: Position) -> Result<Step,
     let hit = if opened.is_some() {
         Some(flow::at(node, opened, &segment).ok_or(Reason::TableFull)?)
     } else {
-        flow::of_client(node, &segment)
+        flow::of_client(node, &flow::Tuple::of(&segment))
     };
     match hit {
         Some(hit) if segment.is_syn() && hit.is_over() => Ok(Step::Open(hit.position)),

@@ -68,22 +68,32 @@ impl Segment {
     }
 }
 
-/// The ethertype behind up to two tags, network order.
+/// The ethertype of a frame, network order: that of its first tag if it has one.
 #[inline(always)]
 pub(crate) fn ethertype(packet: &Packet) -> Option<u16> {
-    let mut ethertype = packet.header::<Ethernet>(0)?.ethertype();
-    if is_tag(ethertype) != 0 {
-        ethertype = packet.header::<VlanTag>(size_of::<Ethernet>())?.ethertype();
-        if is_tag(ethertype) != 0 {
-            ethertype = packet.header::<VlanTag>(size_of::<Ethernet>() + size_of::<VlanTag>())?.ethertype();
-        }
-    }
-    Some(ethertype)
+    packet.header::<Ethernet>(0).map(Ethernet::ethertype)
 }
 
-/// Reads Ethernet and up to two tags.
+/// The ethertype behind one or two tags, network order.
 #[inline(always)]
-pub(crate) fn frame(packet: &Packet, node: &Node) -> Result<Frame, Reason> {
+pub(crate) fn inner_ethertype(packet: &Packet) -> Option<u16> {
+    let outer = packet.header::<VlanTag>(size_of::<Ethernet>())?.ethertype();
+    if !is_tag(outer) {
+        return Some(outer);
+    }
+    packet.header::<VlanTag>(size_of::<Ethernet>() + size_of::<VlanTag>()).map(VlanTag::ethertype)
+}
+
+/// Whether an ethertype (network order) announces a tag.
+#[inline(always)]
+pub(crate) fn is_tag(ethertype: u16) -> bool {
+    ethertype == ETHERTYPE_8021Q.to_be() || ethertype == ETHERTYPE_8021AD.to_be()
+}
+
+/// Reads Ethernet and up to two tags. With `TAGGED` false the caller knows that there is none, and the compiler leaves out
+/// all that is about them.
+#[inline(always)]
+pub(crate) fn frame<const TAGGED: bool>(packet: &Packet, node: &Node) -> Result<Frame, Reason> {
     let ethernet = packet.header::<Ethernet>(0).ok_or(Reason::ShortFrame)?;
     let port = port_of(node, packet.ingress()).ok_or(Reason::UnknownPort)?;
     let local = same_mac(&ethernet.dst, &port.mac);
@@ -98,9 +108,12 @@ pub(crate) fn frame(packet: &Packet, node: &Node) -> Result<Frame, Reason> {
         ethertype: ethernet.ethertype(),
         l3: size_of::<Ethernet>(),
     };
+    if !TAGGED {
+        return Ok(frame);
+    }
     // Tags are counted by arithmetic on the offset and not by the path taken: otherwise the verifier would follow
     // all the rest of the program once for each number of tags.
-    let tagged = is_tag(frame.ethertype);
+    let tagged = tags_at(frame.ethertype);
     frame.l3 = opaque(frame.l3 + tagged * size_of::<VlanTag>());
     if tagged != 0 {
         tags(packet, &mut frame)?;
@@ -118,7 +131,7 @@ fn opaque(mut value: usize) -> usize {
 
 /// 1 if the ethertype (network order) announces a tag, otherwise 0; without a branch.
 #[inline(always)]
-pub(crate) fn is_tag(ethertype: u16) -> usize {
+fn tags_at(ethertype: u16) -> usize {
     let differs = |other: u16| usize::from(ethertype ^ other.to_be());
     opaque((differs(ETHERTYPE_8021Q) * differs(ETHERTYPE_8021AD)).wrapping_sub(1)) >> 63
 }
@@ -130,7 +143,7 @@ fn tags(packet: &Packet, frame: &mut Frame) -> Result<(), Reason> {
     frame.vlan.tci[0] = outer.tci();
     frame.ethertype = outer.ethertype();
     frame.vlan.count = 1;
-    let tagged = is_tag(frame.ethertype);
+    let tagged = tags_at(frame.ethertype);
     frame.l3 = opaque(frame.l3 + tagged * size_of::<VlanTag>());
     if tagged != 0 {
         let inner = packet
@@ -139,7 +152,7 @@ fn tags(packet: &Packet, frame: &mut Frame) -> Result<(), Reason> {
         frame.vlan.tci[1] = inner.tci();
         frame.ethertype = inner.ethertype();
         frame.vlan.count = 2;
-        if is_tag(frame.ethertype) != 0 {
+        if is_tag(frame.ethertype) {
             return Err(Reason::VlanDepth);
         }
     }

@@ -90,8 +90,7 @@ pub(crate) fn to_client<F: Family>(
 #[inline(always)]
 fn apply_to<F: Family>(packet: &mut Packet, frame: &Frame, rewrite: &Rewrite<'_>) -> Result<(), Reason> {
     let headers = packet.header_mut::<Both<F::Header, Tcp>>(frame.l3).ok_or(Reason::ShortFrame)?;
-    F::set_addresses(&mut headers.first, rewrite.src, rewrite.dst, rewrite.ip_delta);
-    F::decrement_ttl(&mut headers.first);
+    F::forward(&mut headers.first, rewrite.src, rewrite.dst, rewrite.ip_delta);
     let tcp = &mut headers.second;
     tcp.source = rewrite.sport.to_ne_bytes();
     tcp.dest = rewrite.dport.to_ne_bytes();

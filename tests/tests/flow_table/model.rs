@@ -167,12 +167,7 @@ fn flows_do_as_the_model_says() {
     table.check_books();
 }
 
-fn run(
-    table: &Table,
-    conn: &mut Conn,
-    model: &mut Model,
-    segment: &Segment,
-) -> Result<(), TestCaseError> {
+fn run(table: &Table, conn: &mut Conn, model: &mut Model, segment: &Segment) -> Result<(), TestCaseError> {
     let packet = tcp(conn.family).tcp_flags(segment.flags).payload(&vec![b'x'; usize::from(segment.payload)]);
     let packet = packet.ack(model.ack(segment)).tcp_flags(segment.flags).seq(model.seq(segment));
     let packet = if segment.from_client {

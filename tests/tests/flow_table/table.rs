@@ -301,8 +301,5 @@ pub(crate) fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
         _ => IpAddr::from(<[u8; 16]>::try_from(&frame[at..at + 16]).expect("16 bytes")),
     };
     let (at, len, l4) = if frame[12..14] == [0x08, 0x00] { (26, 4, 34) } else { (22, 16, 54) };
-    (
-        SocketAddr::new(address(at, len), port(l4)),
-        SocketAddr::new(address(at + len, len), port(l4 + 2)),
-    )
+    (SocketAddr::new(address(at, len), port(l4)), SocketAddr::new(address(at + len, len), port(l4 + 2)))
 }
