@@ -59,7 +59,7 @@ const UNTAGGED: bool = false;
 const TAGGED: bool = true;
 
 /// The same for a frame with VLAN tags.
-#[inline(never)]
+#[inline(always)]
 fn tagged(context: *mut xdp_md) -> u32 {
     let packet = Packet::new(context);
     match parse::inner_ethertype(&packet) {
