@@ -298,7 +298,7 @@ impl Slot {
         let (c, b) = (now.wrapping_sub(self.client_seen), now.wrapping_sub(self.backend_seen));
         let silence = if c < b { c } else { b } as i64 - AHEAD as i64;
         // What is below 0 is 0; without a branch, which the verifier would follow both ways for each slot.
-        (silence & !(silence >> 63)) as u32
+        (silence & !(silence >> 63)).cast_unsigned() as u32
     }
 }
 

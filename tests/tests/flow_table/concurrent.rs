@@ -54,8 +54,8 @@ fn check_opened(table: &Table, family: Family, opened: &[Conn]) {
         assert_eq!(slots.get(&(Addr::from(client.ip()), client.port().to_be())), Some(&table.index(conn)));
         assert_eq!(table.ctrl(conn).backend(), table.backend_id(conn.backend, family));
         table.answer(conn);
-        table.send(conn, conn.from_client());
-        table.reply(conn, conn.from_backend());
+        table.send(conn, conn.of_client());
+        table.reply(conn, conn.of_backend());
         assert_eq!(table.state(conn), State::Established);
     }
     let service = table.service(family);
@@ -108,7 +108,7 @@ fn both_sides_may_close_at_once() {
     let table = Table::new(8192);
     let conns: Vec<Conn> = (0..3000).map(|n| table.establish(client(n))).collect();
     let frames: Vec<[Vec<u8>; 2]> =
-        conns.iter().map(|c| [c.from_client().fin().build(), c.from_backend().fin().build()]).collect();
+        conns.iter().map(|c| [c.of_client().fin().build(), c.of_backend().fin().build()]).collect();
     let step = Step::default();
     on_each_cpu(|cpu| {
         for pair in &frames {
@@ -133,9 +133,9 @@ fn both_sides_may_speak_at_once() {
             for conn in &conns {
                 let sent = 10 * round;
                 let packet = if cpu == 0 {
-                    conn.from_client().seq(CLIENT_ISN + 1 + sent).payload(&[0; 10])
+                    conn.of_client().seq(CLIENT_ISN + 1 + sent).payload(&[0; 10])
                 } else {
-                    conn.from_backend().seq(crate::table::BACKEND_ISN + 1 + sent).payload(&[0; 10])
+                    conn.of_backend().seq(crate::table::BACKEND_ISN + 1 + sent).payload(&[0; 10])
                 };
                 let frame = packet.build();
                 step.meet(cpu);
@@ -146,7 +146,7 @@ fn both_sides_may_speak_at_once() {
     table.check_books();
     for conn in &conns {
         let end = CLIENT_ISN + 1 + 80;
-        table.send(conn, conn.from_client().seq(end).payload(b"a last request"));
+        table.send(conn, conn.of_client().seq(end).payload(b"a last request"));
         assert!(table.ctrl(conn).is_waiting());
     }
     assert!(table.used().iter().all(|(_, slot)| Ctrl(slot.ctrl).is_waiting()));

@@ -15,7 +15,7 @@ fn only_stale_flows_are_closed() {
     let mut table = Table::new(64);
     let embryonic = [table.syn(client(0)).unwrap(), table.answered(client(1))];
     let waiting = table.establish(client(2));
-    table.send(&waiting, waiting.from_client().payload(b"SELECT"));
+    table.send(&waiting, waiting.of_client().payload(b"SELECT"));
     let idle = table.establish(client(3));
     let busy = [table.establish(client(4)), table.establish(client(5))];
     let closed = table.closed(client(6));
@@ -24,8 +24,8 @@ fn only_stale_flows_are_closed() {
     let time = Duration::from_secs(1);
     table.set_times(HOUR, time);
     table.wait(time);
-    table.send(&busy[0], busy[0].from_client());
-    table.reply(&busy[1], busy[1].from_backend());
+    table.send(&busy[0], busy[0].of_client());
+    table.reply(&busy[1], busy[1].of_backend());
     assert_eq!(table.expire_all(), 1);
     assert_eq!(table.state(&idle), State::Closed);
     assert!(busy.iter().chain([&waiting]).all(|conn| table.state(conn) == State::Established));
@@ -63,7 +63,7 @@ fn an_expired_slot_is_claimed() {
     let time = Duration::from_millis(300);
     table.set_times(HOUR, time);
     table.wait(time);
-    conns[1..].iter().for_each(|conn| table.reply(conn, conn.from_backend()));
+    conns[1..].iter().for_each(|conn| table.reply(conn, conn.of_backend()));
     assert_eq!(table.expire_all(), 1);
     table.set_times(HOUR, HOUR);
     assert_eq!(table.establish(client(8)).snat, conns[0].snat);
@@ -77,7 +77,7 @@ fn flows_of_a_removed_backend_are_told_apart_and_closed() {
     let mut table = Table::new(512);
     let conns: Vec<Conn> = (0..60).map(|n| table.establish(client(n))).collect();
     let gone = conns[0].backend;
-    table.send(&conns[0], conns[0].from_client().payload(b"SELECT"));
+    table.send(&conns[0], conns[0].of_client().payload(b"SELECT"));
     remove(&mut table, gone);
     check_removed(&table, &conns, gone);
 
@@ -109,10 +109,10 @@ fn check_removed(table: &Table, conns: &[Conn], gone: Endpoint) {
     for conn in conns {
         if conn.backend == gone {
             assert!(table.refuses(conn, Reason::BackendGone));
-            assert_eq!(table.pass(&conn.from_backend()), None);
+            assert_eq!(table.pass(&conn.of_backend()), None);
         } else {
-            table.send(conn, conn.from_client());
-            table.reply(conn, conn.from_backend());
+            table.send(conn, conn.of_client());
+            table.reply(conn, conn.of_backend());
         }
     }
 }
@@ -134,8 +134,8 @@ fn flows_of_an_unhealthy_backend_stay() {
     let conn = table.establish(client(0));
     let others: Vec<Endpoint> = BACKENDS.into_iter().filter(|b| *b != conn.backend).collect();
     table.serve_by(&others);
-    table.send(&conn, conn.from_client().seq(CLIENT_ISN + 1).payload(b"x"));
-    table.reply(&conn, conn.from_backend());
+    table.send(&conn, conn.of_client().seq(CLIENT_ISN + 1).payload(b"x"));
+    table.reply(&conn, conn.of_backend());
     assert_eq!(table.expire_all(), 0);
     assert!((1..40).all(|n| table.establish(client(n)).backend != conn.backend));
     table.check_books();

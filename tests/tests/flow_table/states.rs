@@ -23,7 +23,7 @@ fn a_handshake_goes_through_its_states() {
     assert_eq!(table.state(&conn), State::Syn);
     table.answer(&conn);
     assert_eq!(table.state(&conn), State::Answered);
-    table.send(&conn, conn.from_client());
+    table.send(&conn, conn.of_client());
     assert_eq!(table.state(&conn), State::Established);
     table.answer(&conn);
     assert_eq!(table.state(&conn), State::Established, "an answer that was sent again");
@@ -41,21 +41,21 @@ fn half_closed_flows_are_open() {
         let conn = table.establish(client(n));
         let fins = |first: bool| {
             if first == (n == 0) {
-                table.send(&conn, conn.from_client().fin());
+                table.send(&conn, conn.of_client().fin());
             } else {
-                table.reply(&conn, conn.from_backend().fin());
+                table.reply(&conn, conn.of_backend().fin());
             }
         };
         fins(true);
         fins(true);
         assert!(table.ctrl(&conn).is_half_closed());
-        table.send(&conn, conn.from_client().payload(b"x"));
-        table.reply(&conn, conn.from_backend().payload(b"x"));
+        table.send(&conn, conn.of_client().payload(b"x"));
+        table.reply(&conn, conn.of_backend().payload(b"x"));
         assert_eq!(table.state(&conn), State::Established);
         fins(false);
         assert_eq!(table.state(&conn), State::Closed);
-        table.send(&conn, conn.from_client());
-        table.reply(&conn, conn.from_backend());
+        table.send(&conn, conn.of_client());
+        table.reply(&conn, conn.of_backend());
         assert_eq!(table.state(&conn), State::Closed);
     }
     table.check_books();
@@ -68,10 +68,10 @@ fn a_reset_in_the_window_closes() {
     let offsets = [0, 1, 0_u32.wrapping_sub(1), 1 << 20, 0_u32.wrapping_sub(1 << 20)];
     for (n, offset) in (0..).zip(offsets) {
         let conn = table.establish(client(2 * n));
-        table.send(&conn, conn.from_client().seq((CLIENT_ISN + 1).wrapping_add(offset)).rst());
+        table.send(&conn, conn.of_client().seq((CLIENT_ISN + 1).wrapping_add(offset)).rst());
         assert_eq!(table.state(&conn), State::Closed, "client, offset {offset}");
         let conn = table.establish(client(2 * n + 1));
-        table.reply(&conn, conn.from_backend().seq((BACKEND_ISN + 1).wrapping_add(offset)).rst());
+        table.reply(&conn, conn.of_backend().seq((BACKEND_ISN + 1).wrapping_add(offset)).rst());
         assert_eq!(table.state(&conn), State::Closed, "backend, offset {offset}");
     }
     table.check_books();
@@ -84,8 +84,8 @@ fn a_reset_out_of_the_window_does_not_close() {
     let table = Table::new(64);
     let conn = table.establish(client(0));
     for offset in [FAR, 0_u32.wrapping_sub(FAR), 1 << 31] {
-        table.send(&conn, conn.from_client().seq((CLIENT_ISN + 1).wrapping_add(offset)).rst());
-        table.reply(&conn, conn.from_backend().seq((BACKEND_ISN + 1).wrapping_add(offset)).rst());
+        table.send(&conn, conn.of_client().seq((CLIENT_ISN + 1).wrapping_add(offset)).rst());
+        table.reply(&conn, conn.of_backend().seq((BACKEND_ISN + 1).wrapping_add(offset)).rst());
         assert_eq!(table.state(&conn), State::Established, "offset {offset}");
     }
     table.check_books();
@@ -96,7 +96,7 @@ fn a_refused_syn_closes_and_is_counted() {
     require_data_path!("a_refused_syn_closes_and_is_counted");
     let table = Table::new(64);
     let conn = table.syn(client(0)).unwrap();
-    let refusal = |ack: u32| conn.from_backend().seq(0).ack(ack).rst();
+    let refusal = |ack: u32| conn.of_backend().seq(0).ack(ack).rst();
     table.reply(&conn, refusal(CLIENT_ISN + 2));
     assert_eq!(table.state(&conn), State::Syn, "an answer to another SYN");
     table.reply(&conn, refusal(CLIENT_ISN + 1));
@@ -112,14 +112,14 @@ fn a_syn_with_another_number_begins_anew() {
     let table = Table::new(64);
     let conn = table.syn(client(0)).unwrap();
     let isn = CLIENT_ISN.wrapping_sub(1 << 30);
-    let syn = conn.from_client().tcp_flags(tcp::SYN).seq(isn);
+    let syn = conn.of_client().tcp_flags(tcp::SYN).seq(isn);
     table.send(&conn, syn);
-    table.reply(&conn, conn.from_backend().syn().seq(BACKEND_ISN).ack(isn + 1));
-    table.send(&conn, conn.from_client().seq(isn + 1));
+    table.reply(&conn, conn.of_backend().syn().seq(BACKEND_ISN).ack(isn + 1));
+    table.send(&conn, conn.of_client().seq(isn + 1));
     assert_eq!(table.state(&conn), State::Established);
-    table.send(&conn, conn.from_client().seq(isn + 1).payload(b"request"));
+    table.send(&conn, conn.of_client().seq(isn + 1).payload(b"request"));
     assert!(table.ctrl(&conn).is_waiting());
-    table.send(&conn, conn.from_client().seq(isn + 8).rst());
+    table.send(&conn, conn.of_client().seq(isn + 8).rst());
     assert_eq!(table.state(&conn), State::Closed);
     table.check_books();
 }
@@ -131,8 +131,8 @@ fn new_data_sets_and_clears_the_waiting_mark() {
     let table = Table::new(64);
     let conn = table.establish(client(0));
     let (client, backend) = (CLIENT_ISN + 1, BACKEND_ISN + 1);
-    let from_client = |seq: u32, data: &[u8]| (true, conn.from_client().seq(seq).payload(data));
-    let from_backend = |seq: u32, data: &[u8]| (false, conn.from_backend().seq(seq).payload(data));
+    let from_client = |seq: u32, data: &[u8]| (true, conn.of_client().seq(seq).payload(data));
+    let from_backend = |seq: u32, data: &[u8]| (false, conn.of_backend().seq(seq).payload(data));
     let steps: [(&str, (bool, Packet), bool); 14] = [
         ("a bare ACK", from_client(client, b""), false),
         ("data of a backend that was not asked", from_backend(backend, b"220 ready"), false),
@@ -166,16 +166,16 @@ fn a_flow_that_ends_waits_no_longer() {
     require_data_path!("a_flow_that_ends_waits_no_longer");
     let table = Table::new(64);
     let endings: [fn(&Table, &Conn); 2] = [
-        |table, conn| table.reply(conn, conn.from_backend().rst()),
+        |table, conn| table.reply(conn, conn.of_backend().rst()),
         |table, conn| {
-            table.send(conn, conn.from_client().seq(CLIENT_ISN + 8).fin());
+            table.send(conn, conn.of_client().seq(CLIENT_ISN + 8).fin());
             assert!(table.ctrl(conn).is_waiting(), "the answer may still come");
-            table.reply(conn, conn.from_backend().fin());
+            table.reply(conn, conn.of_backend().fin());
         },
     ];
     for (n, end) in (0..).zip(endings) {
         let conn = table.establish(client(n));
-        table.send(&conn, conn.from_client().payload(b"request"));
+        table.send(&conn, conn.of_client().payload(b"request"));
         assert!(table.ctrl(&conn).is_waiting());
         end(&table, &conn);
         assert!(table.state(&conn) == State::Closed && !table.ctrl(&conn).is_waiting());
@@ -188,7 +188,7 @@ fn services_without_requests_do_not_wait() {
     require_data_path!("services_without_requests_do_not_wait");
     let table = Table::with(64, |world| world.services.iter_mut().for_each(|s| s.requests = false));
     let conn = table.establish(client(0));
-    table.send(&conn, conn.from_client().payload(b"frame"));
+    table.send(&conn, conn.of_client().payload(b"frame"));
     assert!(!table.ctrl(&conn).is_waiting());
     table.check_books();
 }
@@ -200,10 +200,10 @@ fn the_time_to_the_first_byte_is_counted() {
     let table = Table::new(64);
     let conn = table.establish(client(0));
     let pause = Duration::from_millis(100);
-    table.send(&conn, conn.from_client().payload(b"request"));
+    table.send(&conn, conn.of_client().payload(b"request"));
     table.wait(pause);
-    table.reply(&conn, conn.from_backend().payload(b"first byte"));
-    table.reply(&conn, conn.from_backend().seq(BACKEND_ISN + 11).payload(b"more"));
+    table.reply(&conn, conn.of_backend().payload(b"first byte"));
+    table.reply(&conn, conn.of_backend().seq(BACKEND_ISN + 11).payload(b"more"));
     let stats = table.backend(conn.backend, Family::V4);
     assert_eq!(stats.responses, 1);
     let least = u64::from(lb_common::abi::ticks(100_000_000));
@@ -220,8 +220,8 @@ fn replies_follow_the_client() {
     let table = Table::new(64);
     let conn = table.establish(client(0));
     let mac = [2, 9, 9, 9, 9, 9];
-    table.send(&conn, conn.from_client().src_mac(mac));
-    let frame = table.pass(&conn.from_backend()).unwrap();
+    table.send(&conn, conn.of_client().src_mac(mac));
+    let frame = table.pass(&conn.of_backend()).unwrap();
     assert_eq!(frame[..6], mac);
 }
 

@@ -122,14 +122,14 @@ impl Table {
 
     #[track_caller]
     pub(crate) fn answer(&self, conn: &Conn) {
-        self.reply(conn, conn.from_backend().syn().seq(BACKEND_ISN).ack(CLIENT_ISN + 1));
+        self.reply(conn, conn.of_backend().syn().seq(BACKEND_ISN).ack(CLIENT_ISN + 1));
     }
 
     /// SYN, SYN+ACK and ACK.
     #[track_caller]
     pub(crate) fn establish(&self, client: Endpoint) -> Conn {
         let conn = self.answered(client);
-        self.send(&conn, conn.from_client());
+        self.send(&conn, conn.of_client());
         assert_eq!(self.state(&conn), State::Established);
         conn
     }
@@ -144,12 +144,13 @@ impl Table {
 
     #[track_caller]
     pub(crate) fn close(&self, conn: &Conn) {
-        self.send(conn, conn.from_client().rst());
+        self.send(conn, conn.of_client().rst());
         assert_eq!(self.state(conn), State::Closed);
     }
 
     /// Sends a packet of the client, which must arrive at the flow's backend from the flow's port.
     #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "a packet is made for one call")]
     pub(crate) fn send(&self, conn: &Conn, packet: Packet) {
         let frame = self.pass(&packet).unwrap_or_else(|| panic!("dropped: {conn:?}"));
         assert_eq!(ends(&frame), (conn.snat, conn.backend.socket(conn.family)), "{conn:?}");
@@ -157,6 +158,7 @@ impl Table {
 
     /// Sends a packet of the backend, which must arrive at the client from the VIP.
     #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "a packet is made for one call")]
     pub(crate) fn reply(&self, conn: &Conn, packet: Packet) {
         let frame = self.pass(&packet).unwrap_or_else(|| panic!("dropped: {conn:?}"));
         let wanted = (VIP.socket(conn.family), conn.client.socket(conn.family));
@@ -167,7 +169,7 @@ impl Table {
     #[track_caller]
     pub(crate) fn refuses(&self, conn: &Conn, reason: Reason) -> bool {
         let before = self.counted(reason);
-        let dropped = self.pass(&conn.from_client()).is_none();
+        let dropped = self.pass(&conn.of_client()).is_none();
         dropped && self.counted(reason) == before + 1
     }
 
@@ -271,12 +273,12 @@ impl Table {
 
 impl Conn {
     /// A bare ACK of the client after the handshake.
-    pub(crate) fn from_client(&self) -> Packet {
+    pub(crate) fn of_client(&self) -> Packet {
         tcp(self.family).from(self.client).to(VIP).seq(CLIENT_ISN + 1).ack(BACKEND_ISN + 1)
     }
 
     /// A bare ACK of the backend after the handshake.
-    pub(crate) fn from_backend(&self) -> Packet {
+    pub(crate) fn of_backend(&self) -> Packet {
         let snat = SNAT.port(self.snat.port());
         let packet = tcp(self.family).from(self.backend).to(snat).dst_ip(self.snat.ip());
         packet.seq(BACKEND_ISN + 1).ack(CLIENT_ISN + 1)
