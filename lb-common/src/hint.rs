@@ -116,7 +116,7 @@ pub const fn oldest_ways(mut masks: [u64; 2], ages: [u64; 2], now: u8) -> [u64; 
 pub const fn way_or_first(mask: u64, wanted: u32) -> u32 {
     let bit = mask & (0x80 << (wanted * 8));
     // As in `oldest_ways`: no branch.
-    let keep = ((bit | bit.wrapping_neg()) as i64 >> 63) as u64;
+    let keep = ((bit | bit.wrapping_neg()).cast_signed() >> 63).cast_unsigned();
     first_way((bit & keep) | (mask & !keep))
 }
 
