@@ -15,3 +15,4 @@ pub mod metrics;
 pub mod packet;
 pub mod privilege;
 pub mod server;
+pub mod vm;

@@ -382,6 +382,10 @@ fn privileged_vlan_sub_interfaces() {
     let lab = Lab::new();
     let (ok, _, why) = try_ip(&format!("-n {} link add link eth0 name eth0.10 type vlan id 10", lab.lb));
     if !ok {
+        // Where the runner has a 6.1 kernel, `kernel_6_1` runs this test there and asks that it is not skipped.
+        if std::env::var_os("EVENKEEL_IN_VM").is_none() && lb_tests::vm::Kit::find().is_ok() {
+            return;
+        }
         privilege::skipped(
             "privileged_vlan_sub_interfaces",
             &format!("no VLAN interfaces here: {}", why.trim()),

@@ -19,6 +19,13 @@ pub struct Trial {
 }
 
 impl EbpfDataplane {
+    /// How many instructions the verifier looked at to accept a program; `None` when the kernel (before 5.16) does not say
+    /// or there is no such program.
+    #[must_use]
+    pub fn verified_instructions(&self, program: &str) -> Option<u32> {
+        self.ebpf.program(program)?.info().ok()?.verified_instruction_count()
+    }
+
     /// Runs the program once, as if the frame had come in by loopback (interface index 1). Nothing is sent, but
     /// everything is written and counted as for any other packet.
     ///
