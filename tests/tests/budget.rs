@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use lb_tests::harness::{Harness, World};
+use lb_agent::config::XdpMode;
+use lb_agent::dataplane::ebpf::{EbpfDataplane, LoadOptions};
 use lb_tests::{privilege, require_data_path};
 use serde::Deserialize;
 
@@ -25,8 +26,9 @@ fn verified_instructions_stay_within_the_budget() {
         );
         return;
     };
-    let harness = Harness::new(World::default());
-    let spent = |name: &str| harness.verified_instructions(name).expect("the kernel counts");
+    let options = LoadOptions::embedded(64, 2, XdpMode::Native).unwrap();
+    let dataplane = EbpfDataplane::load(&options).unwrap();
+    let spent = |name: &str| dataplane.verified_instructions(name).expect("the kernel counts");
     for (name, allowed) in [("lb", budget.lb), ("expire", budget.expire)] {
         let spent = spent(name);
         assert!(

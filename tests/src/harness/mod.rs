@@ -56,12 +56,6 @@ pub struct Ran {
 }
 
 impl Harness {
-    /// How many instructions the verifier looked at to accept a program, when the kernel says so.
-    #[must_use]
-    pub fn verified_instructions(&self, program: &str) -> Option<u32> {
-        self.dataplane.verified_instructions(program)
-    }
-
     /// Loads the object and writes what the plan makes of the world.
     ///
     /// # Panics

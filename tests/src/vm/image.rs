@@ -47,6 +47,7 @@ impl Image {
         ] {
             image.line(&format!("/bin/busybox mount -t {mount}"));
         }
+        image.line("/bin/busybox mkdir -p /var && /bin/busybox ln -s /run /var/run");
         image.line("/bin/busybox ip link set lo up");
         image.line("export PATH=/bin:/sbin:/usr/sbin EVENKEEL_IN_VM=1 RUST_BACKTRACE=0");
         for module in MODULES {
