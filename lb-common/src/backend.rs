@@ -10,6 +10,8 @@ pub const MAX_BACKENDS: u32 = 4096;
 pub const BACKEND_LIVE: u8 = 1 << 0;
 /// [`Backend::flags`]: the next hop (`mac`, `port_index`, `vlan`) is known.
 pub const BACKEND_RESOLVED: u8 = 1 << 1;
+/// [`Backend::flags`]: the process or its host is gone, so its flows are lost: their clients are told by a RST.
+pub const BACKEND_DEAD: u8 = 1 << 2;
 
 map_value! {
     /// One backend, indexed by its id.
@@ -58,6 +60,13 @@ impl Backend {
     #[must_use]
     pub const fn is_live(&self) -> bool {
         self.flags & BACKEND_LIVE != 0
+    }
+
+    /// Whether its flows are lost.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_dead(&self) -> bool {
+        self.flags & BACKEND_DEAD != 0
     }
 
     /// Whether the next hop is known.

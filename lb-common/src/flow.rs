@@ -228,13 +228,14 @@ map_value! {
         pub client: Addr,
         /// Time of the client's last packet, in ticks.
         pub client_seen: u32,
-        /// Time of the backend's last packet, in ticks; time of the claim before there is one.
+        /// Time of the backend's last packet, in ticks; before there is one, see [`crate::offer`].
         pub backend_seen: u32,
-        /// Time when the flow last began to wait for an answer, in ticks. Of meaning while [`Ctrl::is_waiting`].
+        /// Time when the flow last began to wait for an answer, in ticks. Of meaning while [`Ctrl::is_waiting`]; before
+        /// the backend has answered the SYN, see [`crate::offer`].
         pub waiting_since: u32,
         /// Sequence number that follows the client's last new byte.
         pub client_next: u32,
-        /// Sequence number that follows the backend's last new byte.
+        /// Sequence number that follows the backend's last new byte; before there is one, see [`crate::offer`].
         pub backend_next: u32,
         /// Client port, network order.
         pub client_port: u16,

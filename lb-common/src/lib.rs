@@ -27,6 +27,7 @@ pub mod hash;
 pub mod headers;
 pub mod hint;
 pub mod node;
+pub mod offer;
 pub mod reason;
 pub mod ring;
 pub mod service;

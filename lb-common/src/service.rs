@@ -13,6 +13,19 @@ pub const SERVICE_LIVE: u8 = 1 << 0;
 /// [`Service::flags`]: requests and responses alternate, so the waiting mark has a meaning.
 pub const SERVICE_REQUESTS: u8 = 1 << 1;
 
+/// [`Service::flags`]: there is a second ring, of the usable backends in the node's own zone, at [`near_ring`].
+pub const SERVICE_NEAR: u8 = 1 << 2;
+
+/// Index of a service's ring of near backends in the map of rings (see [`SERVICE_NEAR`]).
+#[inline(always)]
+#[must_use]
+pub const fn near_ring(service: u16) -> u32 {
+    MAX_SERVICES + service as u32
+}
+
+/// How many rings the map of rings has room for.
+pub const MAX_RINGS: u32 = 2 * MAX_SERVICES;
+
 /// [`VipFlags`] bit: the data path answers ARP and neighbour solicitations for this address.
 pub const VIP_ANNOUNCE: u32 = 1 << 0;
 
@@ -25,6 +38,14 @@ pub const SCHEDULER_MAGLEV: u8 = 0;
 pub const SCHEDULER_ROUND_ROBIN: u8 = 1;
 /// [`Service::scheduler`]: of two ring entries the backend with fewer live flows per weight.
 pub const SCHEDULER_LEAST_CONN: u8 = 2;
+/// [`Service::scheduler`]: of two ring entries the backend with fewer waiting flows per weight; with as many, the one
+/// with fewer live flows per weight.
+pub const SCHEDULER_LEAST_WAITING: u8 = 3;
+
+/// Unit of [`Service::spill`]: this stands for 1.0.
+pub const SPILL_ONE: u16 = 256;
+/// Most other backends that a SYN is tried on.
+pub const MAX_RETRIES: u8 = 2;
 
 map_value! {
     /// Key of the service map.
@@ -63,15 +84,28 @@ map_value! {
         pub flags: u8,
         /// One of `SCHEDULER_*`.
         pub scheduler: u8,
+        /// On how many other backends a SYN is tried that one refused or did not answer, 0 to [`MAX_RETRIES`].
+        pub retries: u8,
+        /// With [`SERVICE_NEAR`]: how much more waiting work per weight a near backend may have than another one
+        /// before a flow goes to the other, in units of 1/256 ([`SPILL_ONE`]), at least 1.0.
+        pub spill: u16,
         /// Zero.
-        pub reserved: [u8; 11],
+        pub reserved: [u8; 8],
     }
 }
 
 impl Service {
     /// An unused entry.
-    pub const EMPTY: Self =
-        Self { vip: Addr::UNSPECIFIED, port: 0, protocol: 0, flags: 0, scheduler: 0, reserved: [0; 11] };
+    pub const EMPTY: Self = Self {
+        vip: Addr::UNSPECIFIED,
+        port: 0,
+        protocol: 0,
+        flags: 0,
+        scheduler: 0,
+        retries: 0,
+        spill: 0,
+        reserved: [0; 8],
+    };
 
     /// Whether the entry is in use.
     #[inline(always)]

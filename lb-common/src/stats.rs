@@ -17,8 +17,16 @@ map_value! {
         pub bytes: [u64; 2],
         /// Flows that were given to the backend.
         pub new_flows: u64,
-        /// Flows that it refused: RST in answer to the SYN.
+        /// SYNs that it refused: RST in answer.
         pub refused: u64,
+        /// SYNs that it did not answer before the client sent its SYN again.
+        pub unanswered: u64,
+        /// Flows that were moved to another backend because of either.
+        pub moved: u64,
+        /// Established flows that it reset while they waited for an answer.
+        pub resets: u64,
+        /// Not a counter: when data last passed in either direction, in ticks of the data path's clock; 0 for never.
+        pub data_seen: u64,
         /// Responses whose time to first byte was measured (the sum of `first_byte`).
         pub responses: u64,
         /// Sum of those times in ticks.
@@ -53,7 +61,14 @@ map_value! {
         pub flows: u64,
         /// Flows that wait for an answer.
         pub waiting: u64,
+        /// SYNs in a row that it refused or did not answer; 0 again when it answers one.
+        pub failures: u64,
     }
+}
+
+impl BackendLoad {
+    /// Nothing.
+    pub const ZERO: Self = Self { flows: 0, waiting: 0, failures: 0 };
 }
 
 impl BackendStats {
@@ -63,6 +78,10 @@ impl BackendStats {
         bytes: [0; 2],
         new_flows: 0,
         refused: 0,
+        unanswered: 0,
+        moved: 0,
+        resets: 0,
+        data_seen: 0,
         responses: 0,
         first_byte_ticks: 0,
         first_byte: [0; FIRST_BYTE_BUCKETS],
@@ -86,6 +105,10 @@ impl BackendStats {
             bytes: zip(&self.bytes, &other.bytes, f),
             new_flows: f(self.new_flows, other.new_flows),
             refused: f(self.refused, other.refused),
+            unanswered: f(self.unanswered, other.unanswered),
+            moved: f(self.moved, other.moved),
+            resets: f(self.resets, other.resets),
+            data_seen: later(self.data_seen, other.data_seen),
             responses: f(self.responses, other.responses),
             first_byte_ticks: f(self.first_byte_ticks, other.first_byte_ticks),
             first_byte: zip(&self.first_byte, &other.first_byte, f),
@@ -128,6 +151,12 @@ impl ServiceStats {
     }
 }
 
+/// The later of two times in ticks (wrapping, in the lower 32 bits), of which 0 is none.
+fn later(a: u64, b: u64) -> u64 {
+    let (x, y) = (a as u32, b as u32);
+    if y == 0 || (x != 0 && (x.wrapping_sub(y) as i32) >= 0) { a } else { b }
+}
+
 fn zip<const N: usize>(a: &[u64; N], b: &[u64; N], f: fn(u64, u64) -> u64) -> [u64; N] {
     core::array::from_fn(|i| f(a[i], b[i]))
 }
@@ -152,6 +181,15 @@ mod tests {
         assert_eq!(BackendStats::ZERO.since(&a), BackendStats::ZERO);
         let s = ServiceStats { table_full: 3, packets: [1, 2], ..ServiceStats::ZERO };
         assert_eq!(s.plus(&s).since(&s), s);
+    }
+
+    #[test]
+    fn the_last_data_of_two_cpus_is_the_later() {
+        for (a, b, want) in [(0, 0, 0), (0, 5, 5), (5, 0, 5), (7, 5, 7), (0xffff_fff0, 3, 3)] {
+            let [a, b] = [a, b].map(|data_seen| BackendStats { data_seen, ..BackendStats::ZERO });
+            assert_eq!(a.plus(&b).data_seen, want);
+            assert_eq!(b.plus(&a).data_seen, want);
+        }
     }
 
     #[test]

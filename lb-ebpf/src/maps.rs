@@ -12,7 +12,7 @@ use lb_common::hint::Hint;
 use lb_common::node::{MAX_PORTS, Node};
 use lb_common::reason::REASONS;
 use lb_common::ring::Ring;
-use lb_common::service::{MAX_SERVICES, Service, ServiceKey, VipFlags};
+use lb_common::service::{MAX_RINGS, MAX_SERVICES, Service, ServiceKey, VipFlags};
 use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
 
 /// The node's configuration: one value.
@@ -39,9 +39,9 @@ pub(crate) static SERVICE_IDS: HashMap<ServiceKey, u32, { MAX_SERVICES as usize 
 #[btf_map]
 pub(crate) static SERVICES: Array<Service, { MAX_SERVICES as usize }> = Array::new();
 
-/// Rings by service id: each an inner map of one value.
+/// Rings by service id, then rings of near backends: each an inner map of one value.
 #[btf_map]
-pub(crate) static RINGS: ArrayOfMaps<Array<Ring, 1>, { MAX_SERVICES as usize }> = ArrayOfMaps::new();
+pub(crate) static RINGS: ArrayOfMaps<Array<Ring, 1>, { MAX_RINGS as usize }> = ArrayOfMaps::new();
 
 /// Round-robin position by service id.
 #[btf_map]

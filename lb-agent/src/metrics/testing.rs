@@ -54,7 +54,7 @@ impl Counters for FakeCounters {
     }
 
     fn load(&self, id: u16) -> Result<BackendLoad, DataplaneError> {
-        self.get(|_| BackendLoad { flows: u64::from(id) * 10, waiting: u64::from(id) })
+        self.get(|_| BackendLoad { flows: u64::from(id) * 10, waiting: u64::from(id), failures: 0 })
     }
 
     fn census(&self) -> Result<SlotCensus, DataplaneError> {

@@ -161,7 +161,7 @@ fn reset_backend(maps: &mut Maps, id: u16, new: &Backend) -> Result<(), Dataplan
     if old.generation == new.generation {
         return Ok(());
     }
-    let none = BackendLoad { flows: 0, waiting: 0 };
+    let none = BackendLoad::ZERO;
     maps.load.set(index, none, 0).map_err(|e| failure(format!("map LOAD, id {id}: reset"), &e))?;
     clear(&mut maps.backend_stats, index, BackendStats::ZERO)
         .map_err(|e| failure(format!("map BACKEND_STATS, id {id}: reset"), &*e))
