@@ -1,6 +1,6 @@
 //! Evenkeel's agent as a library: the binary, the tests and the benchmarks use the same code.
 //!
-//! Pure modules (no I/O, no clock): [`model`], [`maglev`], [`plan`], [`reconcile`], [`health::fsm`].
+//! Pure modules (no I/O, no clock): [`model`], [`maglev`], [`plan`], [`reconcile`], [`health::fsm`], [`drain`].
 //! `aya` appears only under [`dataplane::ebpf`]; `tokio` in no pure module.
 
 pub mod admin;
@@ -8,6 +8,7 @@ pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod drain;
 pub mod flows;
 pub mod health;
 pub mod logging;

@@ -40,6 +40,8 @@ pub struct ServiceSpec {
     pub requests: bool,
     /// How backends are checked.
     pub health: HealthSpec,
+    /// When a backend that is drained may be stopped.
+    pub drain: DrainSpec,
     /// In the order of the file; the order has no meaning.
     pub backends: Vec<BackendSpec>,
 }
@@ -86,6 +88,22 @@ pub struct HealthSpec {
     pub grace: Duration,
     /// How long connecting must time out before a suspect backend is dead.
     pub dead_after: Duration,
+}
+
+/// `drain_idle` and `drain_deadline` of a service, or what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainSpec {
+    /// How long no data may have passed for a drain to be complete.
+    pub idle: Duration,
+    /// From the beginning of a drain to its end at the latest.
+    pub deadline: Duration,
+}
+
+impl Default for DrainSpec {
+    /// As in a file that does not say.
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(5), deadline: Duration::from_secs(600) }
+    }
 }
 
 /// What a check does.

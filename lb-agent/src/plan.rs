@@ -4,7 +4,7 @@
 //! generation and ring.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -36,6 +36,8 @@ pub struct Inputs<'a> {
     pub services: &'a [ServiceSpec],
     /// What the checks say; a backend that is absent is [`HealthState::Starting`].
     pub health: &'a BTreeMap<BackendKey, HealthState>,
+    /// Backends that are to get no new flows, whatever the checks say.
+    pub draining: &'a BTreeSet<BackendKey>,
     /// Next hops of backend addresses; an address that is absent is unresolved.
     pub hops: &'a BTreeMap<IpAddr, NextHop>,
 }
@@ -67,10 +69,12 @@ pub struct ServicePlan {
 /// Which backends a ring holds: the first of these that are any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Those that are healthy and whose next hop is known.
+    /// Those that are healthy, not draining, and whose next hop is known.
     Healthy,
-    /// None is both. All whose next hop is known, whatever the checks say.
+    /// There is none such. All that are not draining and whose next hop is known, whatever the checks say.
     FailOpen,
+    /// There is none such either. Draining ones whose next hop is known; those that are healthy, if any is.
+    Draining,
     /// No next hop is known at all. All of them: packets are dropped and counted as `unresolved`.
     Unresolved,
     /// There is no backend. Packets are dropped and counted as `no-backend`.
@@ -84,6 +88,7 @@ impl Standing {
         match self {
             Self::Healthy => "healthy",
             Self::FailOpen => "fail-open",
+            Self::Draining => "draining",
             Self::Unresolved => "unresolved",
             Self::Empty => "empty",
         }
@@ -244,8 +249,11 @@ fn members(
         members.sort_by_key(|m| m.id);
         (!members.is_empty()).then_some((standing, members))
     };
-    choose(Standing::Healthy, &|(key, _, resolved)| *resolved && healthy(key))
-        .or_else(|| choose(Standing::FailOpen, &|(_, _, resolved)| *resolved))
+    let stays = |key: &BackendKey| !inputs.draining.contains(key);
+    choose(Standing::Healthy, &|(key, _, resolved)| *resolved && stays(key) && healthy(key))
+        .or_else(|| choose(Standing::FailOpen, &|(key, _, resolved)| *resolved && stays(key)))
+        .or_else(|| choose(Standing::Draining, &|(key, _, resolved)| *resolved && healthy(key)))
+        .or_else(|| choose(Standing::Draining, &|(_, _, resolved)| *resolved))
         .or_else(|| choose(Standing::Unresolved, &|_| true))
         .unwrap_or((Standing::Empty, Vec::new()))
 }

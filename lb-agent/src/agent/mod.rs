@@ -4,6 +4,7 @@
 //! both and publishes a status, and [`driver`] waits for the events. All of it runs on a fake data path.
 
 pub mod core;
+pub mod drains;
 pub mod driver;
 pub mod program;
 mod report;

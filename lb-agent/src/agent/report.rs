@@ -154,7 +154,7 @@ impl<D: Dataplane> Report<'_, D> {
             scheduler: scheduler(spec.scheduler).to_owned(),
             standing: standing.name().to_owned(),
             fail_open: match standing {
-                Standing::FailOpen => true,
+                Standing::FailOpen | Standing::Draining => true,
                 Standing::Unresolved => !healthy,
                 Standing::Healthy | Standing::Empty => false,
             },

@@ -21,8 +21,8 @@ use crate::health::fsm::{CheckResult, Transition, Why};
 use crate::metrics::Metrics;
 use crate::metrics::testing::FakeCounters;
 use crate::model::{
-    BackendSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PortFacts, ProbeKind, Scheduler,
-    ServiceSpec,
+    BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PortFacts, ProbeKind,
+    Scheduler, ServiceSpec,
 };
 use crate::net::hops::Hops;
 use crate::net::links::{Port, PortError};
@@ -138,6 +138,7 @@ pub(super) fn service(backends: u8) -> ServiceSpec {
             grace: Duration::from_secs(60),
             dead_after: Duration::from_secs(30),
         },
+        drain: DrainSpec::default(),
         backends: (1..=backends).map(backend).collect(),
     }
 }

@@ -11,6 +11,8 @@ use crate::model::{BackendKey, BackendSpec, HealthState, NextHop, NodeFacts, Por
 use crate::net::hops::Hops;
 use crate::plan::Inputs;
 
+use super::drains::Drains;
+
 /// All inputs of a plan, and what people want to know about them.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -18,6 +20,7 @@ pub struct World {
     services: Vec<ServiceSpec>,
     states: BTreeMap<BackendKey, HealthState>,
     health: BTreeMap<BackendKey, Health>,
+    drains: Drains,
     names: BTreeMap<BackendKey, (String, String)>,
     hops: BTreeMap<IpAddr, NextHop>,
     unresolved: BTreeMap<IpAddr, String>,
@@ -57,6 +60,7 @@ impl World {
             services,
             states: keys.iter().map(|(k, _)| (*k, HealthState::Starting)).collect(),
             health: keys.iter().map(|(k, _)| (*k, starting.clone())).collect(),
+            drains: Drains::new(now),
             names: keys.into_iter().collect(),
             hops: BTreeMap::new(),
             unresolved: BTreeMap::new(),
@@ -67,7 +71,13 @@ impl World {
     /// What the plan is made of.
     #[must_use]
     pub fn inputs(&self) -> Inputs<'_> {
-        Inputs { node: &self.node, services: &self.services, health: &self.states, hops: &self.hops }
+        Inputs {
+            node: &self.node,
+            services: &self.services,
+            health: &self.states,
+            draining: self.drains.keys(),
+            hops: &self.hops,
+        }
     }
 
     /// The node.
@@ -92,6 +102,17 @@ impl World {
     #[must_use]
     pub fn health(&self, service: &ServiceSpec, backend: &BackendSpec) -> Option<&Health> {
         self.health.get(&service.backend_key(backend))
+    }
+
+    /// The drains.
+    #[must_use]
+    pub const fn drains(&self) -> &Drains {
+        &self.drains
+    }
+
+    /// The drains, to begin and to end them.
+    pub const fn drains_mut(&mut self) -> &mut Drains {
+        &mut self.drains
     }
 
     /// Next hop of an address, or why there is none.

@@ -290,6 +290,9 @@ fn log_standing(before: &Plan, after: &Plan) {
             Standing::FailOpen => {
                 warn!(%service, backends, "fail open: no backend is healthy, new flows go to all of them");
             }
+            Standing::Draining => {
+                warn!(%service, backends, "every backend that can be reached is draining: new flows go to them");
+            }
             Standing::Unresolved => {
                 warn!(%service, "no next hop of any backend is known: packets are dropped");
             }

@@ -10,7 +10,7 @@ use super::reader::{At, Found, Reader, Section};
 use super::values::{self, DAY};
 use super::{AgentConfig, Announce, NatConfig, XdpMode};
 use crate::logging::LogFormat;
-use crate::model::{BackendSpec, Forwarding, HealthSpec, ProbeKind, Scheduler, ServiceSpec};
+use crate::model::{BackendSpec, DrainSpec, Forwarding, HealthSpec, ProbeKind, Scheduler, ServiceSpec};
 
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9470);
 const SNAT_PORTS: (u16, u16) = (1024, 32_767);
@@ -37,6 +37,7 @@ pub(super) struct ServiceDraft {
     forwarding: Option<Forwarding>,
     scheduler: Option<Scheduler>,
     requests: Option<bool>,
+    drain: Option<DrainSpec>,
     health: Option<HealthSpec>,
     pub(super) backends: Vec<BackendDraft>,
 }
@@ -139,6 +140,7 @@ fn read_service(reader: &mut Reader, mut service: Section<'_>) -> ServiceDraft {
             .read(reader, "scheduler", values::choice(schedulers, &["least-waiting"]))
             .or(Scheduler::Maglev),
         requests: service.read(reader, "requests", values::boolean).or(true),
+        drain: read_drain(reader, &mut service),
         health: {
             let section = service.table(reader, "health");
             read_health(reader, section)
@@ -147,6 +149,14 @@ fn read_service(reader: &mut Reader, mut service: Section<'_>) -> ServiceDraft {
     };
     service.finish(reader);
     draft
+}
+
+/// `drain_*` of a service.
+fn read_drain(reader: &mut Reader, service: &mut Section<'_>) -> Option<DrainSpec> {
+    let default = DrainSpec::default();
+    let idle = service.read(reader, "drain_idle", values::duration(Duration::ZERO, HOUR)).or(default.idle);
+    let deadline = service.read(reader, "drain_deadline", values::duration(SECOND, DAY)).or(default.deadline);
+    Some(DrainSpec { idle: idle?, deadline: deadline? })
 }
 
 fn read_health(reader: &mut Reader, mut health: Section<'_>) -> Option<HealthSpec> {
@@ -236,6 +246,7 @@ impl ServiceDraft {
             scheduler: self.scheduler?,
             requests: self.requests?,
             health: self.health?,
+            drain: self.drain?,
             backends: self.backends.into_iter().map(BackendDraft::build).collect::<Option<_>>()?,
         })
     }

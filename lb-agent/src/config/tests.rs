@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Forwarding, HealthSpec, ProbeKind, Scheduler};
+use crate::model::{DrainSpec, Forwarding, HealthSpec, ProbeKind, Scheduler};
 
 const EXAMPLE: &str = include_str!("../../../config/lb.example.toml");
 
@@ -108,7 +108,10 @@ fn values_and_defaults() {
             "interfaces = [\"eth0\"]\nxdp_mode = \"native\"\nadmin = \"[::1]:1\"\nannounce = \"arp\"\nlog_format = \"json\"",
         ),
         (5, "rest = \"90s\"\nidle_timeout = \"24h\""),
-        (8, "vip = \"10.77.0.100:80\"\nscheduler = \"least-conn\"\nrequests = false"),
+        (
+            8,
+            "vip = \"10.77.0.100:80\"\nscheduler = \"least-conn\"\nrequests = false\ndrain_idle = \"0s\"\ndrain_deadline = \"1h\"",
+        ),
         (
             10,
             "path = \"/x?y=1\"\nhost = \"h:1\"\nexpect_status = \"200-399\"\nexpect_body = \"OK\"\ngrace = \"0s\"",
@@ -152,6 +155,8 @@ fn values_and_defaults() {
         dead_after: Duration::from_secs(30),
     };
     assert_eq!(superset.health, health);
+    assert_eq!(superset.drain, DrainSpec { idle: Duration::ZERO, deadline: Duration::from_secs(3600) });
+    assert_eq!(six.drain, DrainSpec::default());
     assert_eq!(superset.backends[0].weight, 65_535);
     assert_eq!(
         (six.scheduler, &six.health.probe, six.health.rise),
@@ -204,6 +209,14 @@ fn each_error() {
         (&[(3, "[nat]\nidle_timeout = \"25h\"")], "4: nat.idle_timeout: \"25h\" is out of range"),
         (&[(3, "[nat]\nrest = 60")], "4: nat.rest: is an integer; give a duration"),
         (&[(3, "[nat]\nrest = \"soon\"")], "4: nat.rest: \"soon\" is not a duration"),
+        (
+            &[(7, "name = \"superset\"\ndrain_idle = \"61m\"")],
+            "8: service[0].drain_idle: \"61m\" is out of range; give a duration of 0s to 1h",
+        ),
+        (
+            &[(7, "name = \"superset\"\ndrain_deadline = \"0s\"")],
+            "8: service[0].drain_deadline: \"0s\" is out of range; give a duration of 1s to 1day",
+        ),
         (&[(4, "")], "3: nat.addresses: is missing"),
         (
             &[(4, "addresses = [\"10.77.0.1/24\", \"fd77::1\"]")],

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::testing::{Behaviour, Server};
 use super::*;
-use crate::model::{BackendSpec, Forwarding, ProbeKind, Scheduler};
+use crate::model::{BackendSpec, DrainSpec, Forwarding, ProbeKind, Scheduler};
 use HealthState::{Dead, Healthy, Starting, Suspect};
 
 const MS: Duration = Duration::from_millis(1);
@@ -35,6 +35,7 @@ fn service(health: &HealthSpec, backends: impl IntoIterator<Item = SocketAddr>) 
         scheduler: Scheduler::Maglev,
         requests: true,
         health: health.clone(),
+        drain: DrainSpec::default(),
         backends: backends.into_iter().map(backend).collect(),
     }
 }

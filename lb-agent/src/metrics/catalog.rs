@@ -52,7 +52,7 @@ families! {
     CONFIG_LOADED = "lb_config_load_timestamp_seconds" Gauge [] "Unix time at which the configuration in use was read.";
     XDP_MODE = "lb_xdp_mode" Gauge ["interface", "mode"] "1 for the mode in which the program is attached to the interface.";
 
-    SERVICE_FAIL_OPEN = "lb_service_fail_open" Gauge ["service"] "1 while no backend is healthy and new flows are spread over all of them.";
+    SERVICE_FAIL_OPEN = "lb_service_fail_open" Gauge ["service"] "1 while every backend is unhealthy or draining, and new flows go to those that there are.";
     SERVICE_BACKENDS = "lb_service_backends" Gauge ["service", "state"] "Backends by health state.";
     SERVICE_PACKETS = "lb_service_packets_total" Counter ["service", "direction"] "Packets that were forwarded.";
     SERVICE_BYTES = "lb_service_bytes_total" Counter ["service", "direction"] "Bytes of forwarded IP packets, without Ethernet headers.";

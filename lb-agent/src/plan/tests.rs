@@ -155,6 +155,32 @@ fn who_stands_in_the_ring() {
             Standing::Unresolved,
             vec![A],
         ),
+        ("one draining", abc().draining(B), Standing::Healthy, vec![A, C]),
+        (
+            "a sick one rather than a draining one",
+            abc().draining(A).draining(B).sick(C),
+            Standing::FailOpen,
+            vec![C],
+        ),
+        ("all draining", abc().draining(A).draining(B).draining(C), Standing::Draining, vec![A, B, C]),
+        (
+            "all draining, one dead",
+            abc().draining(A).draining(B).draining(C).sick(A),
+            Standing::Draining,
+            vec![B, C],
+        ),
+        (
+            "all draining and dead",
+            none_healthy().draining(A).draining(B).draining(C),
+            Standing::Draining,
+            vec![A, B, C],
+        ),
+        (
+            "the one that stays is unresolved",
+            abc().draining(A).draining(B).unresolved("10.77.0.13"),
+            Standing::Draining,
+            vec![A, B],
+        ),
         ("no backend", empty().service("one", "10.77.0.100:80", &[]), Standing::Empty, vec![]),
     ];
     for (name, world, standing, want) in cases {

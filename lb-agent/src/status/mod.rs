@@ -68,10 +68,10 @@ pub struct ServiceStatus {
     pub forwarding: String,
     /// `maglev`, `round-robin`, `least-conn`.
     pub scheduler: String,
-    /// Which backends get new flows: `healthy` ones, all of them (`fail-open`), or none because no next hop is known
-    /// (`unresolved`) or there is no backend (`empty`).
+    /// Which backends get new flows: `healthy` ones, all but draining ones (`fail-open`), draining ones because there
+    /// are no others (`draining`), or none because no next hop is known (`unresolved`) or there is no backend (`empty`).
     pub standing: String,
-    /// No backend is healthy, new flows are spread over all of them.
+    /// No backend is both healthy and not draining, and new flows go to those that there are.
     pub fail_open: bool,
     /// In the order of the configuration.
     pub backends: Vec<BackendStatus>,

@@ -63,6 +63,7 @@ fn write_service(out: &mut String, s: &ServiceStatus, now: SystemTime) -> fmt::R
     let open = match (s.fail_open, s.standing.as_str()) {
         (_, "unresolved") => ", UNRESOLVED: no next hop is known, packets are dropped",
         (_, "empty") => ", EMPTY: no backend, packets are dropped",
+        (_, "draining") => ", DRAINING: no other backend can be reached, draining ones get flows",
         (true, _) => ", FAIL OPEN: no backend is healthy, all of them get flows",
         (false, _) => "",
     };

@@ -1,12 +1,12 @@
 //! What the balancer of a data-path test is configured with, as inputs of the plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use lb_agent::model::{
-    BackendKey, BackendSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PortFacts, ProbeKind,
-    Scheduler, ServiceSpec,
+    BackendKey, BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PortFacts,
+    ProbeKind, Scheduler, ServiceSpec,
 };
 use lb_agent::plan::Inputs;
 use lb_common::vlan::VlanTags;
@@ -25,6 +25,8 @@ pub struct World {
     pub services: Vec<ServiceSpec>,
     /// What the checks say.
     pub health: BTreeMap<BackendKey, HealthState>,
+    /// Backends that are drained.
+    pub draining: BTreeSet<BackendKey>,
     /// Next hops; an address that is absent is unresolved.
     pub hops: BTreeMap<IpAddr, NextHop>,
 }
@@ -57,7 +59,13 @@ impl World {
             announce: false,
             hash_key: 0x5eed_5eed_5eed_5eed,
         };
-        let mut world = Self { node, services: Vec::new(), health: BTreeMap::new(), hops: BTreeMap::new() };
+        let mut world = Self {
+            node,
+            services: Vec::new(),
+            health: BTreeMap::new(),
+            draining: BTreeSet::new(),
+            hops: BTreeMap::new(),
+        };
         world.add_port(FRONT, LB_MAC);
         world
     }
@@ -75,7 +83,13 @@ impl World {
     /// As the plan takes it.
     #[must_use]
     pub fn inputs(&self) -> Inputs<'_> {
-        Inputs { node: &self.node, services: &self.services, health: &self.health, hops: &self.hops }
+        Inputs {
+            node: &self.node,
+            services: &self.services,
+            health: &self.health,
+            draining: &self.draining,
+            hops: &self.hops,
+        }
     }
 
     /// Adds a service whose backends are all healthy.
@@ -121,6 +135,7 @@ pub fn service(family: Family, vip: Endpoint, backends: &[Endpoint]) -> ServiceS
             grace: Duration::from_secs(60),
             dead_after: Duration::from_secs(30),
         },
+        drain: DrainSpec::default(),
         backends: backends.collect(),
     }
 }

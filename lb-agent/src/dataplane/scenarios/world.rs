@@ -1,12 +1,12 @@
 //! The inputs of a plan as one value that is easy to write down and to change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::model::{
-    BackendKey, BackendSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PortFacts, ProbeKind,
-    Scheduler, ServiceSpec,
+    BackendKey, BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PortFacts,
+    ProbeKind, Scheduler, ServiceSpec,
 };
 use crate::plan::Inputs;
 use lb_common::vlan::VlanTags;
@@ -20,6 +20,8 @@ pub struct World {
     pub services: Vec<ServiceSpec>,
     /// The backends' states.
     pub health: BTreeMap<BackendKey, HealthState>,
+    /// Backends that are drained.
+    pub draining: BTreeSet<BackendKey>,
     /// The backends' next hops.
     pub hops: BTreeMap<IpAddr, NextHop>,
     ifindexes: [u32; 2],
@@ -38,8 +40,14 @@ impl World {
             announce: false,
             hash_key: 0x5eed,
         };
-        let world =
-            Self { node, services: Vec::new(), health: BTreeMap::new(), hops: BTreeMap::new(), ifindexes };
+        let world = Self {
+            node,
+            services: Vec::new(),
+            health: BTreeMap::new(),
+            draining: BTreeSet::new(),
+            hops: BTreeMap::new(),
+            ifindexes,
+        };
         world.interfaces(&[0, 1]).snat(&["10.77.0.1/32", "fd77::1/128"])
     }
 
@@ -50,6 +58,7 @@ impl World {
             node: &self.node,
             services: self.services.as_slice(),
             health: &self.health,
+            draining: &self.draining,
             hops: &self.hops,
         }
     }
@@ -74,6 +83,7 @@ impl World {
             scheduler: Scheduler::Maglev,
             requests: true,
             health,
+            drain: DrainSpec::default(),
             backends: Vec::new(),
         });
         backends.iter().fold(self, |world, backend| world.backend(name, backend))
@@ -116,6 +126,14 @@ impl World {
         for (_, state) in self.health.iter_mut().filter(|(key, _)| key.address.to_string() == address) {
             *state = HealthState::Dead;
         }
+        self
+    }
+
+    /// With a backend that is drained, in every service that has it.
+    #[must_use]
+    pub fn draining(mut self, address: &str) -> Self {
+        let keys = self.health.keys().filter(|key| key.address.to_string() == address);
+        self.draining = keys.chain(&self.draining).copied().collect();
         self
     }
 
