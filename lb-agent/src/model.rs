@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use lb_common::service::ServiceKey;
+use lb_common::service::{MAX_RETRIES, ServiceKey};
 use lb_common::vlan::VlanTags;
 
 /// How a packet reaches its backend.
@@ -23,6 +23,34 @@ pub enum Scheduler {
     RoundRobin,
     /// Of two ring entries the one with fewer live flows per weight.
     LeastConn,
+    /// Of two ring entries the one with fewer waiting flows per weight; with as many, as `LeastConn`.
+    LeastWaiting,
+}
+
+impl Scheduler {
+    /// As in the file and in the status.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Maglev => "maglev",
+            Self::RoundRobin => "round-robin",
+            Self::LeastConn => "least-conn",
+            Self::LeastWaiting => "least-waiting",
+        }
+    }
+}
+
+/// What a service's new flows go by, besides the scheduler. By default as the configuration file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// On how many other backends a SYN is tried that one refused or did not answer, 0 to [`MAX_RETRIES`].
+    pub retries: u8,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { retries: MAX_RETRIES }
+    }
 }
 
 /// One `[[service]]`.
@@ -36,6 +64,8 @@ pub struct ServiceSpec {
     pub forwarding: Forwarding,
     /// How backends are chosen.
     pub scheduler: Scheduler,
+    /// What else new flows go by.
+    pub policy: Policy,
     /// Whether requests and responses alternate (`requests = true`).
     pub requests: bool,
     /// How backends are checked.
@@ -69,6 +99,17 @@ pub struct BackendSpec {
     pub address: SocketAddr,
     /// Relative share, 1 to 65,535. 100 by default.
     pub weight: u16,
+}
+
+impl BackendSpec {
+    /// `weight` of a backend that does not say.
+    pub const WEIGHT: u16 = 100;
+
+    /// A backend with the defaults of the configuration file.
+    #[must_use]
+    pub const fn new(name: String, address: SocketAddr) -> Self {
+        Self { name, address, weight: Self::WEIGHT }
+    }
 }
 
 /// `[service.health]`.
@@ -203,6 +244,10 @@ pub struct NodeFacts {
     pub announce: bool,
     /// Secret of the flow table's hash; read back from the kernel while the maps live.
     pub hash_key: u64,
+    /// The kernel's tick in nanoseconds: the step of the clock that "last seen" is read from.
+    pub clock_step: u32,
+    /// `agent.reset_rate`: RSTs of its own that a CPU may send in a second.
+    pub reset_rate: u32,
 }
 
 /// The family of an address, for messages.

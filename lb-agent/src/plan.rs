@@ -13,8 +13,8 @@ use lb_common::backend::{BACKEND_LIVE, BACKEND_RESOLVED, Backend};
 use lb_common::node::{MAX_PORTS, MAX_SNAT_ADDRESSES, MAX_SNAT_RANGES};
 use lb_common::ring::Ring;
 use lb_common::service::{
-    SCHEDULER_LEAST_CONN, SCHEDULER_MAGLEV, SCHEDULER_ROUND_ROBIN, SERVICE_LIVE, SERVICE_REQUESTS, Service,
-    ServiceKey, VIP_ANNOUNCE,
+    SCHEDULER_LEAST_CONN, SCHEDULER_LEAST_WAITING, SCHEDULER_MAGLEV, SCHEDULER_ROUND_ROBIN, SERVICE_LIVE,
+    SERVICE_REQUESTS, Service, ServiceKey, VIP_ANNOUNCE,
 };
 
 use crate::dataplane::Tables;
@@ -269,7 +269,7 @@ fn ring_for(recipe: &Recipe, id: u16, key: ServiceKey, previous: &Plan) -> Arc<R
     }
     let ring = match recipe.scheduler {
         Scheduler::RoundRobin => round_robin(&recipe.members),
-        Scheduler::Maglev | Scheduler::LeastConn => maglev(&recipe.members),
+        Scheduler::Maglev | Scheduler::LeastConn | Scheduler::LeastWaiting => maglev(&recipe.members),
     };
     before.filter(|old| **old == ring).map_or(ring, Arc::clone)
 }
@@ -279,10 +279,18 @@ fn service_entry(spec: &ServiceSpec, key: ServiceKey) -> Service {
         Scheduler::Maglev => SCHEDULER_MAGLEV,
         Scheduler::RoundRobin => SCHEDULER_ROUND_ROBIN,
         Scheduler::LeastConn => SCHEDULER_LEAST_CONN,
+        Scheduler::LeastWaiting => SCHEDULER_LEAST_WAITING,
     };
     let requests = if spec.requests { SERVICE_REQUESTS } else { 0 };
-    let flags = SERVICE_LIVE | requests;
-    Service { vip: key.vip, port: key.port, protocol: key.protocol, flags, scheduler, ..Service::EMPTY }
+    Service {
+        vip: key.vip,
+        port: key.port,
+        protocol: key.protocol,
+        flags: SERVICE_LIVE | requests,
+        scheduler,
+        retries: spec.policy.retries,
+        ..Service::EMPTY
+    }
 }
 
 #[cfg(test)]

@@ -66,6 +66,10 @@ pub struct NodeView {
     pub rest_seconds: u64,
     /// Silence after which a flow may be reused, in seconds.
     pub idle_seconds: u64,
+    /// The kernel's tick in nanoseconds.
+    pub clock_step: u32,
+    /// RSTs of its own that a CPU may send in a second.
+    pub reset_rate: u32,
 }
 
 /// An interface.
@@ -95,6 +99,8 @@ pub struct ServiceView {
     pub scheduler: u8,
     /// `SERVICE_*` bits.
     pub flags: u8,
+    /// On how many other backends a failed SYN is tried.
+    pub retries: u8,
     /// New packets find it.
     pub reachable: bool,
 }
@@ -164,6 +170,8 @@ impl From<&Node> for NodeView {
             blocks: (n.v4_blocks, n.v6_blocks),
             rest_seconds: seconds(n.rest_ticks),
             idle_seconds: seconds(n.idle_ticks),
+            clock_step: n.clock_step,
+            reset_rate: n.reset_rate,
         }
     }
 }
@@ -209,6 +217,7 @@ fn service(id: u16, s: &Service, t: &Tables) -> ServiceView {
         vip: SocketAddr::new(s.vip.into(), u16::from_be(s.port)),
         scheduler: s.scheduler,
         flags: s.flags,
+        retries: s.retries,
         reachable: t.service_ids.get(&key) == Some(&id),
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::admin::Published;
 use crate::admin::state::vlan_ids;
 use crate::dataplane::Dataplane;
-use crate::model::{BackendSpec, Forwarding, HealthState, NextHop, Scheduler, ServiceSpec};
+use crate::model::{BackendSpec, Forwarding, HealthState, NextHop, ServiceSpec};
 use crate::plan::{ServicePlan, Standing};
 use crate::status::{
     BackendStatus, DataplaneStatus, InterfaceStatus, NextHopStatus, ServiceStatus, Status, mac_text,
@@ -151,7 +151,7 @@ impl<D: Dataplane> Report<'_, D> {
             id: plan.map(|p| p.id),
             vip: spec.vip,
             forwarding: forwarding(spec.forwarding).to_owned(),
-            scheduler: scheduler(spec.scheduler).to_owned(),
+            scheduler: spec.scheduler.name().to_owned(),
             standing: standing.name().to_owned(),
             fail_open: match standing {
                 Standing::FailOpen | Standing::Draining => true,
@@ -198,13 +198,5 @@ impl<D: Dataplane> Report<'_, D> {
 const fn forwarding(f: Forwarding) -> &'static str {
     match f {
         Forwarding::Nat => "nat",
-    }
-}
-
-const fn scheduler(s: Scheduler) -> &'static str {
-    match s {
-        Scheduler::Maglev => "maglev",
-        Scheduler::RoundRobin => "round-robin",
-        Scheduler::LeastConn => "least-conn",
     }
 }

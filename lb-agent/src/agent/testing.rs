@@ -21,8 +21,8 @@ use crate::health::fsm::{CheckResult, Transition, Why};
 use crate::metrics::Metrics;
 use crate::metrics::testing::FakeCounters;
 use crate::model::{
-    BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PortFacts, ProbeKind,
-    Scheduler, ServiceSpec,
+    BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, Policy, PortFacts,
+    ProbeKind, Scheduler, ServiceSpec,
 };
 use crate::net::hops::Hops;
 use crate::net::links::{Port, PortError};
@@ -118,16 +118,14 @@ pub(super) fn port(ifindex: u32) -> PortFacts {
 }
 
 pub(super) fn service(backends: u8) -> ServiceSpec {
-    let backend = |i: u8| BackendSpec {
-        name: format!("superset-{i}"),
-        address: format!("10.77.0.{}:8088", 10 + i).parse().unwrap(),
-        weight: 100,
-    };
+    let address = |i: u8| format!("10.77.0.{}:8088", 10 + i).parse().unwrap();
+    let backend = |i: u8| BackendSpec::new(format!("superset-{i}"), address(i));
     ServiceSpec {
         name: "superset".into(),
         vip: "10.77.0.100:80".parse().unwrap(),
         forwarding: Forwarding::Nat,
-        scheduler: Scheduler::Maglev,
+        scheduler: Scheduler::LeastWaiting,
+        policy: Policy::default(),
         requests: true,
         health: HealthSpec {
             probe: ProbeKind::Tcp,
@@ -152,6 +150,8 @@ fn node() -> NodeFacts {
         idle: Duration::from_secs(3600),
         announce: false,
         hash_key: 7,
+        clock_step: 4_000_000,
+        reset_rate: 1000,
     }
 }
 

@@ -8,16 +8,25 @@ use toml::de::DeTable;
 
 use super::reader::{At, Found, Reader, Section};
 use super::values::{self, DAY};
-use super::{AgentConfig, Announce, NatConfig, XdpMode};
+use super::{AgentConfig, Announce, NatConfig, XdpMode, policy};
 use crate::logging::LogFormat;
-use crate::model::{BackendSpec, DrainSpec, Forwarding, HealthSpec, ProbeKind, Scheduler, ServiceSpec};
+use crate::model::{
+    BackendSpec, DrainSpec, Forwarding, HealthSpec, Policy, ProbeKind, Scheduler, ServiceSpec,
+};
 
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9470);
 const SNAT_PORTS: (u16, u16) = (1024, 32_767);
-const WEIGHT: u32 = 100;
+const RESET_RATE: u32 = 1000;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
+/// The default first.
+static SCHEDULERS: [(&str, Scheduler); 4] = [
+    (Scheduler::LeastWaiting.name(), Scheduler::LeastWaiting),
+    (Scheduler::LeastConn.name(), Scheduler::LeastConn),
+    (Scheduler::Maglev.name(), Scheduler::Maglev),
+    (Scheduler::RoundRobin.name(), Scheduler::RoundRobin),
+];
 
 /// The whole file. `None` stands for what was wrong and has been reported.
 pub(super) struct Draft {
@@ -36,6 +45,7 @@ pub(super) struct ServiceDraft {
     pub(super) vip: Option<At<SocketAddr>>,
     forwarding: Option<Forwarding>,
     scheduler: Option<Scheduler>,
+    policy: Option<Policy>,
     requests: Option<bool>,
     drain: Option<DrainSpec>,
     health: Option<HealthSpec>,
@@ -102,12 +112,14 @@ fn read_agent(reader: &mut Reader, agent: &mut Section<'_>) -> Option<AgentConfi
     let announce = agent.read(reader, "announce", values::choice(who, &[])).or(Announce::default());
     let formats = &[("human", LogFormat::Human), ("json", LogFormat::Json)];
     let log_format = agent.read(reader, "log_format", values::choice(formats, &[])).or(LogFormat::default());
+    let reset_rate = agent.read(reader, "reset_rate", values::integer(0, 1_000_000)).or(RESET_RATE);
     Some(AgentConfig {
         interfaces: Vec::new(),
         xdp_mode: xdp_mode?,
         admin: admin?,
         announce: announce?,
         log_format: log_format?,
+        reset_rate: reset_rate?,
     })
 }
 
@@ -124,11 +136,6 @@ fn read_addresses(reader: &mut Reader, nat: &mut Section<'_>) -> Option<Vec<At<I
 }
 
 fn read_service(reader: &mut Reader, mut service: Section<'_>) -> ServiceDraft {
-    let schedulers = &[
-        ("maglev", Scheduler::Maglev),
-        ("round-robin", Scheduler::RoundRobin),
-        ("least-conn", Scheduler::LeastConn),
-    ];
     let forwardings = &[("nat", Forwarding::Nat)];
     let draft = ServiceDraft {
         name: service.required(reader, "name", "\"superset\"", values::name),
@@ -137,8 +144,9 @@ fn read_service(reader: &mut Reader, mut service: Section<'_>) -> ServiceDraft {
             .read(reader, "forwarding", values::choice(forwardings, &["l2", "ipip"]))
             .or(Forwarding::Nat),
         scheduler: service
-            .read(reader, "scheduler", values::choice(schedulers, &["least-waiting"]))
-            .or(Scheduler::Maglev),
+            .read(reader, "scheduler", values::choice(&SCHEDULERS, &[]))
+            .or(Scheduler::LeastWaiting),
+        policy: policy::read(reader, &mut service),
         requests: service.read(reader, "requests", values::boolean).or(true),
         drain: read_drain(reader, &mut service),
         health: {
@@ -216,7 +224,8 @@ fn read_backend(reader: &mut Reader, mut backend: Section<'_>) -> BackendDraft {
         Found::Absent => address.as_ref().map(|a| At { key: a.key.clone(), value: a.value.to_string() }),
         Found::Wrong => None,
     };
-    let weight = backend.read(reader, "weight", values::integer(1, u16::MAX.into())).or(WEIGHT);
+    let weight =
+        backend.read(reader, "weight", values::integer(1, u16::MAX.into())).or(BackendSpec::WEIGHT.into());
     backend.finish(reader);
     BackendDraft { name, address, weight }
 }
@@ -244,6 +253,7 @@ impl ServiceDraft {
             vip: self.vip?.value,
             forwarding: self.forwarding?,
             scheduler: self.scheduler?,
+            policy: self.policy?,
             requests: self.requests?,
             health: self.health?,
             drain: self.drain?,
@@ -255,6 +265,6 @@ impl ServiceDraft {
 impl BackendDraft {
     fn build(self) -> Option<BackendSpec> {
         let weight = u16::try_from(self.weight?).ok()?;
-        Some(BackendSpec { name: self.name?.value, address: self.address?.value, weight })
+        Some(BackendSpec { weight, ..BackendSpec::new(self.name?.value, self.address?.value) })
     }
 }

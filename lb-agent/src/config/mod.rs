@@ -19,6 +19,7 @@ mod check;
 mod draft;
 mod error;
 mod node;
+mod policy;
 mod reader;
 mod values;
 
@@ -51,6 +52,8 @@ pub struct AgentConfig {
     pub announce: Announce,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// RSTs of its own that a CPU may send in a second, 0 to 1,000,000.
+    pub reset_rate: u32,
 }
 
 /// `agent.xdp_mode`.

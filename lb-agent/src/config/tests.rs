@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{DrainSpec, Forwarding, HealthSpec, ProbeKind, Scheduler};
+use crate::model::{DrainSpec, Forwarding, HealthSpec, Policy, ProbeKind, Scheduler};
 
 const EXAMPLE: &str = include_str!("../../../config/lb.example.toml");
 
@@ -105,12 +105,12 @@ fn values_and_defaults() {
     let text = with(&[
         (
             2,
-            "interfaces = [\"eth0\"]\nxdp_mode = \"native\"\nadmin = \"[::1]:1\"\nannounce = \"arp\"\nlog_format = \"json\"",
+            "interfaces = [\"eth0\"]\nxdp_mode = \"native\"\nadmin = \"[::1]:1\"\nannounce = \"arp\"\nlog_format = \"json\"\nreset_rate = 0",
         ),
         (5, "rest = \"90s\"\nidle_timeout = \"24h\""),
         (
             8,
-            "vip = \"10.77.0.100:80\"\nscheduler = \"least-conn\"\nrequests = false\ndrain_idle = \"0s\"\ndrain_deadline = \"1h\"",
+            "vip = \"10.77.0.100:80\"\nscheduler = \"least-conn\"\nretries = 0\nrequests = false\ndrain_idle = \"0s\"\ndrain_deadline = \"1h\"",
         ),
         (
             10,
@@ -129,6 +129,7 @@ fn values_and_defaults() {
         admin: "[::1]:1".parse().unwrap(),
         announce: Announce::Arp,
         log_format: LogFormat::Json,
+        reset_rate: 0,
     };
     assert_eq!(config.agent, agent);
     assert_eq!((config.nat.ports, config.nat.rest.as_secs()), ((1024, 32_767), 90));
@@ -139,6 +140,7 @@ fn values_and_defaults() {
         (superset.forwarding, superset.scheduler, superset.requests),
         (Forwarding::Nat, Scheduler::LeastConn, false)
     );
+    assert_eq!((superset.policy.retries, six.policy), (0, Policy::default()));
     let probe = ProbeKind::Http {
         path: "/x?y=1".into(),
         host: Some("h:1".into()),
@@ -202,6 +204,10 @@ fn each_error() {
         (&[(2, "interfaces = [\"eth0\"]\nadmin = \"127.0.0.1:0\"")], "3: agent.admin: port 0 is no port"),
         (&[(2, "interfaces = [\"eth0\"]\nannounce = \"bgp\"")], "3: agent.announce: \"bgp\" is not known"),
         (&[(2, "interfaces = [\"eth0\"]\nlog_format = true")], "3: agent.log_format: is a boolean; give"),
+        (
+            &[(2, "interfaces = [\"eth0\"]\nreset_rate = 1000001")],
+            "3: agent.reset_rate: 1000001 is out of range; give a whole number of 0 to 1000000",
+        ),
         (
             &[(3, "[nat]\nrest = \"0s\"")],
             "4: nat.rest: \"0s\" is out of range; give a duration of 1s to 1day",
@@ -293,10 +299,13 @@ fn each_error() {
             "8: service[0].forwarding: \"ipip\" is not available yet",
         ),
         (
-            &[(7, "name = \"a\"\nscheduler = \"least-waiting\"")],
-            "8: service[0].scheduler: \"least-waiting\" is not available yet; use \"maglev\" or",
+            &[(7, "name = \"a\"\nscheduler = \"random\"")],
+            "8: service[0].scheduler: \"random\" is not known; use \"least-waiting\" or",
         ),
-        (&[(7, "name = \"a\"\nscheduler = \"random\"")], "8: service[0].scheduler: \"random\" is not known"),
+        (
+            &[(7, "name = \"a\"\nretries = 3")],
+            "8: service[0].retries: 3 is out of range; give a whole number of 0 to 2",
+        ),
         (
             &[(7, "name = \"a\"\nrequests = \"yes\"")],
             "8: service[0].requests: is a string; give true or false",

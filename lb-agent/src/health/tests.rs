@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::testing::{Behaviour, Server};
 use super::*;
-use crate::model::{BackendSpec, DrainSpec, Forwarding, ProbeKind, Scheduler};
+use crate::model::{BackendSpec, DrainSpec, Forwarding, Policy, ProbeKind, Scheduler};
 use HealthState::{Dead, Healthy, Starting, Suspect};
 
 const MS: Duration = Duration::from_millis(1);
@@ -27,12 +27,13 @@ fn rules(interval: Duration, timeout: Duration) -> HealthSpec {
 }
 
 fn service(health: &HealthSpec, backends: impl IntoIterator<Item = SocketAddr>) -> ServiceSpec {
-    let backend = |address: SocketAddr| BackendSpec { name: address.to_string(), address, weight: 100 };
+    let backend = |address: SocketAddr| BackendSpec::new(address.to_string(), address);
     ServiceSpec {
         name: "superset".into(),
         vip: SocketAddr::from(([10, 77, 0, 100], 80)),
         forwarding: Forwarding::Nat,
         scheduler: Scheduler::Maglev,
+        policy: Policy::default(),
         requests: true,
         health: health.clone(),
         drain: DrainSpec::default(),

@@ -49,12 +49,13 @@ fn id(plan: &Plan, address: &str) -> Option<(u16, u16)> {
 fn entries_of_a_service() {
     let mut world = abc().weight(B, 7).announced();
     world.services[0].requests = false;
+    world.services[0].policy.retries = 1;
     world.node.ports[0].tx_by_redirect = true;
     let Tables { node, backends, services, vips, service_ids, .. } = planned(&world, &Plan::default()).tables;
     let (vip, port) = (Addr::from(world.services[0].vip.ip()), 80u16.to_be());
     assert_eq!(service_ids, BTreeMap::from([(ServiceKey::tcp(vip, port), 0)]));
     assert_eq!(vips, BTreeMap::from([(vip, VIP_ANNOUNCE)]));
-    let service = Service { vip, port, protocol: 6, flags: SERVICE_LIVE, ..Service::EMPTY };
+    let service = Service { vip, port, protocol: 6, flags: SERVICE_LIVE, retries: 1, ..Service::EMPTY };
     assert_eq!(services, BTreeMap::from([(0, service)]));
     let b = Backend {
         addr: "10.77.0.12".parse::<IpAddr>().unwrap().into(),
@@ -69,6 +70,7 @@ fn entries_of_a_service() {
     assert_eq!((node.port_count, node.ports[0].ifindex, node.ports[1].ifindex), (2, 2, 3));
     assert_eq!([node.ports[0].flags, node.ports[1].flags], [PORT_TX_BY_REDIRECT, 0]);
     assert_eq!((node.buckets, node.port_base, node.hash_key), (2, 1024, 0x5eed));
+    assert_eq!((node.clock_step, node.reset_rate), (4_000_000, 1000));
     assert_eq!((node.rest_ticks, node.idle_ticks), (ticks_of_seconds(60), ticks_of_seconds(3600)));
 }
 
@@ -117,6 +119,20 @@ fn a_generation_wraps() {
     let mut tables = Tables::default();
     tables.backends.insert(1, Backend { generation: u16::MAX, ..Backend::EMPTY });
     assert_eq!(id(&planned(&abc(), &Plan::read_back(tables)), A), Some((1, 0)));
+}
+
+#[test]
+fn every_scheduler_has_its_number() {
+    let entry = |scheduler| {
+        let mut world = abc();
+        world.services[0].scheduler = scheduler;
+        planned(&world, &Plan::default()).tables.services[&0].scheduler
+    };
+    let all = [Scheduler::Maglev, Scheduler::RoundRobin, Scheduler::LeastConn, Scheduler::LeastWaiting];
+    assert_eq!(
+        all.map(entry),
+        [SCHEDULER_MAGLEV, SCHEDULER_ROUND_ROBIN, SCHEDULER_LEAST_CONN, SCHEDULER_LEAST_WAITING]
+    );
 }
 
 /// The service's entry is gone and its backends are not: an agent died while it removed the service.

@@ -66,7 +66,7 @@ pub struct ServiceStatus {
     pub vip: SocketAddr,
     /// `nat`.
     pub forwarding: String,
-    /// `maglev`, `round-robin`, `least-conn`.
+    /// `least-waiting`, `least-conn`, `maglev`, `round-robin`.
     pub scheduler: String,
     /// Which backends get new flows: `healthy` ones, all but draining ones (`fail-open`), draining ones because there
     /// are no others (`draining`), or none because no next hop is known (`unresolved`) or there is no backend (`empty`).

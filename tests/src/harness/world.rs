@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use lb_agent::model::{
-    BackendKey, BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PortFacts,
-    ProbeKind, Scheduler, ServiceSpec,
+    BackendKey, BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, Policy,
+    PortFacts, ProbeKind, Scheduler, ServiceSpec,
 };
 use lb_agent::plan::Inputs;
 use lb_common::vlan::VlanTags;
@@ -58,6 +58,8 @@ impl World {
             idle: Duration::from_secs(3600),
             announce: false,
             hash_key: 0x5eed_5eed_5eed_5eed,
+            clock_step: 4_000_000,
+            reset_rate: 1000,
         };
         let mut world = Self {
             node,
@@ -115,16 +117,16 @@ impl World {
 /// A service with the defaults of the configuration file.
 #[must_use]
 pub fn service(family: Family, vip: Endpoint, backends: &[Endpoint]) -> ServiceSpec {
-    let backends = backends.iter().map(|backend| BackendSpec {
-        name: backend.socket(family).to_string(),
-        address: backend.socket(family),
-        weight: 100,
+    let backends = backends.iter().map(|backend| {
+        let address = backend.socket(family);
+        BackendSpec::new(address.to_string(), address)
     });
     ServiceSpec {
         name: vip.socket(family).to_string(),
         vip: vip.socket(family),
         forwarding: Forwarding::Nat,
         scheduler: Scheduler::Maglev,
+        policy: Policy::default(),
         requests: true,
         health: HealthSpec {
             probe: ProbeKind::Tcp,

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::model::{
-    BackendKey, BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PortFacts,
-    ProbeKind, Scheduler, ServiceSpec,
+    BackendKey, BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, Policy,
+    PortFacts, ProbeKind, Scheduler, ServiceSpec,
 };
 use crate::plan::Inputs;
 use lb_common::vlan::VlanTags;
@@ -39,6 +39,8 @@ impl World {
             idle: Duration::from_secs(3600),
             announce: false,
             hash_key: 0x5eed,
+            clock_step: 4_000_000,
+            reset_rate: 1000,
         };
         let world = Self {
             node,
@@ -81,6 +83,7 @@ impl World {
             vip,
             forwarding: Forwarding::Nat,
             scheduler: Scheduler::Maglev,
+            policy: Policy::default(),
             requests: true,
             health,
             drain: DrainSpec::default(),
@@ -94,7 +97,7 @@ impl World {
     pub fn backend(mut self, service: &str, address: &str) -> Self {
         let Ok(address) = address.parse::<SocketAddr>() else { return self };
         for spec in self.services.iter_mut().filter(|s| s.name == service) {
-            let backend = BackendSpec { name: address.to_string(), address, weight: 100 };
+            let backend = BackendSpec::new(address.to_string(), address);
             self.health.insert(spec.backend_key(&backend), HealthState::Healthy);
             spec.backends.push(backend);
         }
