@@ -203,6 +203,35 @@ fn privileged_ports() {
     });
 }
 
+/// Linux 6.3 is the first to say which devices take redirected frames.
+fn kernel_says_who_takes_redirects() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|n| n.parse::<u32>().unwrap_or_default());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(3))
+}
+
+/// No event of rtnetlink tells of this change.
+#[test]
+fn privileged_peer_of_a_veth_turns_gro_on() {
+    require_root!("privileged_peer_of_a_veth_turns_gro_on");
+    let lab = Lab::new();
+    lab.watch(async |_watcher, mut hops| {
+        if !kernel_says_who_takes_redirects() {
+            assert!(hops.borrow().redirect.is_empty(), "{:?}", hops.borrow());
+            return;
+        }
+        // Known when the watcher starts, without an event.
+        assert_eq!(hops.borrow().redirect.get("eth0"), Some(&false));
+        for (setting, takes) in [("on", true), ("off", false)] {
+            let args = ["netns", "exec", &lab.pod, "ethtool", "-K", "eth0", "gro", setting];
+            ip(&args.join(" "));
+            expect(&mut hops, setting, SOON, |h| h.redirect.get("eth0") == Some(&takes)).await;
+        }
+        lab.lb("link del eth0");
+        expect(&mut hops, "interface gone", SOON, |h| h.redirect.is_empty()).await;
+    });
+}
+
 #[test]
 fn privileged_neighbours_on_the_link() {
     require_root!("privileged_neighbours_on_the_link");

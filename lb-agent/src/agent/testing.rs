@@ -141,7 +141,7 @@ pub(super) fn service(backends: u8) -> ServiceSpec {
     }
 }
 
-fn node() -> NodeFacts {
+pub(super) fn node() -> NodeFacts {
     NodeFacts {
         ports: vec![port(2)],
         snat: vec!["10.77.0.1/32".parse().unwrap()],
@@ -169,6 +169,7 @@ pub(super) fn hops(ifindex: Option<u32>, service: &ServiceSpec) -> Hops {
             facts.ok_or_else(|| PortError::Missing { name: "eth0".into(), known: "lo".into() }),
         )]),
         next: service.backends.iter().map(|b| (b.address.ip(), Ok(hop))).collect(),
+        redirect: BTreeMap::new(),
     }
 }
 

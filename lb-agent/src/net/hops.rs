@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::model::NextHop;
 use crate::net::NetError;
 use crate::net::decode::Event;
 use crate::net::links::{Port, PortError};
+use crate::net::netdev::{Change, Netdev, Targets};
 use crate::net::netlink::{Events, Netlink};
 use crate::net::resolve::{Facts, HopError, NeighbourKey, NeighbourState, resolve};
 use crate::net::warm::Warm;
@@ -34,6 +36,9 @@ pub struct Hops {
     pub ports: BTreeMap<String, Result<Port, PortError>>,
     /// The next hop of each target. A target that was set a moment ago is absent until it is looked up.
     pub next: BTreeMap<IpAddr, Result<NextHop, HopError>>,
+    /// Whether each configured interface takes frames that are redirected to it, by name. One that the kernel says
+    /// nothing of is absent; before Linux 6.3 all of them are.
+    pub redirect: BTreeMap<String, bool>,
 }
 
 /// A task that follows the kernel's routes, neighbours and interfaces. It ends when this is dropped.
@@ -113,8 +118,10 @@ struct Session {
     interfaces: Vec<String>,
     netlink: Netlink,
     events: Events,
+    netdev: Option<Netdev>,
     targets: Arc<BTreeSet<IpAddr>>,
     facts: Facts,
+    redirect: Targets,
     warm: Warm,
     /// Neighbours that next hops depend on.
     needed: BTreeMap<NeighbourKey, NeighbourState>,
@@ -129,8 +136,10 @@ impl Session {
             interfaces,
             netlink,
             events,
+            netdev: open_netdev().await,
             targets: Arc::default(),
             facts: Facts::default(),
+            redirect: Targets::new(),
             warm: Warm::default(),
             needed: BTreeMap::new(),
         };
@@ -155,6 +164,7 @@ impl Session {
         loop {
             let more = tokio::select! {
                 event = self.events.next() => self.note(event?),
+                change = next_change(&mut self.netdev) => self.note_redirect(change?),
                 changed = wanted.changed() => {
                     if changed.is_err() {
                         return Ok(());
@@ -204,11 +214,21 @@ impl Session {
         if changed { work } else { Work::Nothing }
     }
 
+    fn note_redirect(&mut self, change: Change) -> Work {
+        let changed = match change {
+            Change::Device(ifindex, takes) => self.redirect.insert(ifindex, takes) != Some(takes),
+            Change::Gone(ifindex) => self.redirect.remove(&ifindex).is_some(),
+            Change::Overrun => return Work::Resubscribe,
+        };
+        if changed { Work::Resolve } else { Work::Nothing }
+    }
+
     async fn perform(&mut self, work: Work) -> Result<(), NetError> {
         if work >= Work::Resubscribe {
             // A socket that overflowed drops all that follows, without another word, until it has been read empty
             // (`NETLINK_S_CONGESTED`). A new one misses nothing.
             self.events = Events::subscribe()?;
+            self.netdev = open_netdev().await;
         }
         if work >= Work::ReadAll {
             self.read_tables().await?;
@@ -222,6 +242,10 @@ impl Session {
     async fn read_tables(&mut self) -> Result<(), NetError> {
         self.facts.links = self.netlink.links().await?;
         self.facts.neighbours = self.netlink.neighbours().await?;
+        self.redirect = match &mut self.netdev {
+            Some(netdev) => netdev.targets().await?,
+            None => Targets::new(),
+        };
         Ok(())
     }
 
@@ -247,7 +271,11 @@ impl Session {
             self.needed.extend(resolution.neighbour);
             next.insert(*target, resolution.hop);
         }
-        Hops { ports, next }
+        let redirect = ports.iter().filter_map(|(name, port)| {
+            let ifindex = port.as_ref().ok()?.facts.ifindex;
+            Some((name.clone(), *self.redirect.get(&ifindex)?))
+        });
+        Hops { redirect: redirect.collect(), ports, next }
     }
 
     async fn ask_neighbours(&mut self) -> Result<(), NetError> {
@@ -262,6 +290,30 @@ impl Session {
             }
         }
         Ok(())
+    }
+}
+
+/// What the kernel does not say is not known; nothing else depends on it.
+async fn open_netdev() -> Option<Netdev> {
+    match Netdev::open().await {
+        Ok(Some(netdev)) => Some(netdev),
+        Ok(None) => {
+            tracing::debug!(
+                "this kernel does not say which interfaces frames can be redirected to (Linux 6.3 does)"
+            );
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "not known which interfaces frames can be redirected to");
+            None
+        }
+    }
+}
+
+async fn next_change(netdev: &mut Option<Netdev>) -> Result<Change, NetError> {
+    match netdev {
+        Some(netdev) => netdev.next().await,
+        None => pending().await,
     }
 }
 

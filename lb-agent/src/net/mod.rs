@@ -1,6 +1,6 @@
 //! The node's network as the data path needs it: interfaces, next hops, announcements.
 //!
-//! Read by rtnetlink. What the kernel says becomes plain values ([`links`], [`resolve::Facts`]); deciding on
+//! Read by netlink. What the kernel says becomes plain values ([`links`], [`resolve::Facts`]); deciding on
 //! them is pure ([`resolve`], [`warm`], [`frames`]); [`hops`] and [`announce`] do the I/O.
 
 pub mod announce;
@@ -8,6 +8,7 @@ mod decode;
 pub mod frames;
 pub mod hops;
 pub mod links;
+mod netdev;
 mod netlink;
 pub mod resolve;
 pub mod sysctl;

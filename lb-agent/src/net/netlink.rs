@@ -181,7 +181,7 @@ async fn collect<T>(
     in_time(what, dump.try_collect()).await?.map_err(|e| request_error(what, &e))
 }
 
-async fn in_time<F: Future>(what: &'static str, answer: F) -> Result<F::Output, NetError> {
+pub(crate) async fn in_time<F: Future>(what: &'static str, answer: F) -> Result<F::Output, NetError> {
     tokio::time::timeout(ANSWER_WITHIN, answer).await.map_err(|_| NetError::Lost { what })
 }
 
@@ -189,6 +189,6 @@ fn request_error(what: &'static str, error: &rtnetlink::Error) -> NetError {
     NetError::Request { what, why: error.to_string() }
 }
 
-fn socket_error(source: std::io::Error) -> NetError {
+pub(crate) fn socket_error(source: std::io::Error) -> NetError {
     NetError::Io { what: "open a netlink socket".to_owned(), source }
 }
