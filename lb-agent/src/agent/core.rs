@@ -15,6 +15,7 @@ use crate::metrics::{Metrics, Operation};
 use crate::model::PortFacts;
 use crate::net::hops::Hops;
 
+use super::egress;
 use super::program::Program;
 use super::report::{Attached, Origin, Report};
 use super::world::World;
@@ -43,6 +44,7 @@ pub struct Core<P> {
     metrics: Arc<Metrics>,
     origin: Origin,
     attached: Attached,
+    egress: egress::Watch,
     /// Between [`Core::start`] and [`Core::stop`].
     running: bool,
     last_error: Option<String>,
@@ -70,6 +72,7 @@ impl<P: Program> Core<P> {
             metrics,
             origin,
             attached,
+            egress: egress::Watch::default(),
             running: false,
             last_error,
             changed: true,
@@ -151,6 +154,11 @@ impl<P: Program> Core<P> {
         self.writer.resync();
         self.follow_ports();
         self.changed = true;
+    }
+
+    /// Looks for what is only said when it lasts. To be called about once a second.
+    pub fn beat(&mut self) {
+        self.egress.look(&self.world, &self.attached);
     }
 
     /// The search for flows that are over, to be run where it holds up nothing.

@@ -69,7 +69,7 @@ pub async fn drive<P: Program, S>(
             over = found(&mut scan) => core.close(&over),
             _ = sweep.tick(), if scan.is_none() => scan = Some(spawn_blocking(core.scan())),
             _ = resync.tick() => core.resync(),
-            _ = beat.tick() => {}
+            _ = beat.tick() => core.beat(),
         }
         heartbeat.beat();
         core.flush();

@@ -17,6 +17,7 @@ use crate::status::{
     BackendStatus, DataplaneStatus, InterfaceStatus, NextHopStatus, ServiceStatus, Status, mac_text,
 };
 
+use super::egress::takes_redirects;
 use super::program::Attachment;
 use super::world::World;
 use super::writer::Writer;
@@ -137,6 +138,7 @@ impl<D: Dataplane> Report<'_, D> {
                 mac: mac_text(p.mac),
                 xdp_mode: attachment(&p.name).map_or(DETACHED, |a| a.mode).to_owned(),
                 not_native: attachment(&p.name).and_then(|a| a.refused.clone()),
+                redirect_target: takes_redirects(self.world, self.attached, p),
             })
             .collect()
     }

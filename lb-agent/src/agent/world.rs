@@ -26,6 +26,8 @@ pub struct World {
     unresolved: BTreeMap<IpAddr, String>,
     /// Configured interfaces that do not exist at the moment.
     missing: BTreeSet<String>,
+    /// Whether interfaces take redirected frames, as far as the kernel says.
+    redirect: BTreeMap<String, bool>,
 }
 
 /// What people want to know of a backend's health.
@@ -65,6 +67,7 @@ impl World {
             hops: BTreeMap::new(),
             unresolved: BTreeMap::new(),
             missing: BTreeSet::new(),
+            redirect: BTreeMap::new(),
         }
     }
 
@@ -132,6 +135,12 @@ impl World {
         !self.missing.contains(interface)
     }
 
+    /// Whether an interface takes frames that are redirected to it; `None` when the kernel does not say.
+    #[must_use]
+    pub fn redirect(&self, interface: &str) -> Option<bool> {
+        self.redirect.get(interface).copied()
+    }
+
     /// Names of a backend's service and of the backend; `None` when it was removed.
     #[must_use]
     pub fn names(&self, key: &BackendKey) -> Option<(&str, &str)> {
@@ -167,6 +176,7 @@ impl World {
         self.unresolved =
             hops.next.iter().filter_map(|(&a, hop)| Some((a, hop.as_ref().err()?.to_string()))).collect();
         self.missing = hops.ports.iter().filter(|(_, p)| p.is_err()).map(|(name, _)| name.clone()).collect();
+        self.redirect.clone_from(&hops.redirect);
         let changed = self.hops != next || self.node.ports != ports;
         (self.hops, self.node.ports) = (next, ports);
         changed

@@ -51,6 +51,7 @@ families! {
     READY = "lb_ready" Gauge [] "1 once the program is attached and every backend was checked.";
     CONFIG_LOADED = "lb_config_load_timestamp_seconds" Gauge [] "Unix time at which the configuration in use was read.";
     XDP_MODE = "lb_xdp_mode" Gauge ["interface", "mode"] "1 for the mode in which the program is attached to the interface.";
+    REDIRECT_TARGET = "lb_interface_redirect_target" Gauge ["interface"] "1 while frames that are redirected to the interface arrive, 0 while they are lost; absent when none are, or the kernel does not say.";
 
     SERVICE_FAIL_OPEN = "lb_service_fail_open" Gauge ["service"] "1 while every backend is unhealthy or draining, and new flows go to those that there are.";
     SERVICE_BACKENDS = "lb_service_backends" Gauge ["service", "state"] "Backends by health state.";

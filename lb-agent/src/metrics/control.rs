@@ -16,11 +16,12 @@ use crate::status::{BackendStatus, ServiceStatus, Status};
 /// Gives the latest published status.
 pub type StatusSource = Box<dyn Fn() -> Arc<Status> + Send + Sync>;
 
-const FAMILIES: [Family; 12] = [
+const FAMILIES: [Family; 13] = [
     cat::BUILD_INFO,
     cat::READY,
     cat::CONFIG_LOADED,
     cat::XDP_MODE,
+    cat::REDIRECT_TARGET,
     cat::SERVICE_FAIL_OPEN,
     cat::SERVICE_BACKENDS,
     cat::BACKEND_UP,
@@ -62,11 +63,16 @@ fn node(s: &Status) -> Vec<proto::MetricFamily> {
     let one = |f: &Family, labels: &[&str], value: f64| family(f, vec![sample(f, labels, value)]);
     let loaded = s.config_loaded.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let modes = s.interfaces.iter().map(|i| sample(&cat::XDP_MODE, &[&i.name, &i.xdp_mode], 1.0));
+    let targets = s.interfaces.iter().filter_map(|i| {
+        let arrives = i.redirect_target?;
+        Some(sample(&cat::REDIRECT_TARGET, &[&i.name], flag(arrives)))
+    });
     vec![
         one(&cat::BUILD_INFO, &[&s.version, &ABI_VERSION.to_string()], 1.0),
         one(&cat::READY, &[], flag(s.is_ready())),
         one(&cat::CONFIG_LOADED, &[], loaded.as_secs_f64()),
         family(&cat::XDP_MODE, modes.collect()),
+        family(&cat::REDIRECT_TARGET, targets.collect()),
         one(&cat::UNRESOLVED, &[], float(s.unresolved() as u64)),
         one(&cat::PENDING, &[], flag(s.dataplane.pending)),
     ]

@@ -53,6 +53,8 @@ pub struct InterfaceStatus {
     pub xdp_mode: String,
     /// Why it is not native, when that was tried.
     pub not_native: Option<String>,
+    /// Whether frames that are redirected to it arrive; absent when none are, or the kernel does not say.
+    pub redirect_target: Option<bool>,
 }
 
 /// A service.

@@ -21,7 +21,8 @@ fn write_all(out: &mut String, s: &Status, now: SystemTime) -> fmt::Result {
     writeln!(out, "config {}, loaded {} ago", s.config, ago(s.config_loaded, now))?;
     for i in &s.interfaces {
         let why = i.not_native.as_ref().map(|why| format!(", not native: {why}")).unwrap_or_default();
-        writeln!(out, "interface {}: xdp {}, {}{why}", i.name, i.xdp_mode, i.mac)?;
+        let lost = if i.redirect_target == Some(false) { ", LOSES what is forwarded to it" } else { "" };
+        writeln!(out, "interface {}: xdp {}, {}{lost}{why}", i.name, i.xdp_mode, i.mac)?;
     }
     write_table_use(out, s)?;
     write_dataplane(out, s)?;
@@ -129,8 +130,8 @@ fn ago(then: SystemTime, now: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::DataplaneStatus;
     use crate::status::testing::sample_status;
+    use crate::status::{DataplaneStatus, InterfaceStatus};
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
@@ -161,6 +162,14 @@ mod tests {
         s.flow_table = None;
         s.interfaces[0].xdp_mode = "generic".into();
         s.interfaces[0].not_native = Some("the MTU is too large".into());
+        let native = InterfaceStatus {
+            name: "eth1".into(),
+            xdp_mode: "native".into(),
+            not_native: None,
+            redirect_target: Some(false),
+            ..s.interfaces[0].clone()
+        };
+        s.interfaces.push(native);
         s.dataplane = DataplaneStatus {
             pending: true,
             errors: 3,
@@ -174,6 +183,7 @@ mod tests {
             "nat maglev, UNRESOLVED: no next hop is known",
             "flow table: cannot be read",
             "interface eth0: xdp generic, 02:00:00:00:00:aa, not native: the MTU is too large",
+            "interface eth1: xdp native, 02:00:00:00:00:aa, LOSES what is forwarded to it\n",
             "PENDING",
             "errors on the data path: 3, the last: RINGS[1]: set: No space left on device",
             "changed by someone else and put right: 2",

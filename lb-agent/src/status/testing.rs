@@ -48,6 +48,7 @@ pub(crate) fn sample_status(start: SystemTime) -> Status {
             mac: "02:00:00:00:00:aa".into(),
             xdp_mode: "native".into(),
             not_native: None,
+            redirect_target: Some(true),
         }],
         services: vec![ServiceStatus {
             name: "superset".into(),
