@@ -48,7 +48,8 @@ impl Lab {
     /// 10.0.0.2 and 2001:db8::2 face 10.0.0.5 and 2001:db8::5.
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let unique = format!("ekhops-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        // What `cargo xtask clean-lab` goes by: "ek-", and the process that made it.
+        let unique = format!("ek-{}-hops{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let lab = Self { lb: format!("{unique}-lb"), pod: format!("{unique}-pod") };
         for ns in [&lab.lb, &lab.pod] {
             ip(&format!("netns add {ns}"));

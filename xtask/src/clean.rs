@@ -122,6 +122,7 @@ mod tests {
     #[test]
     fn knows_who_made_a_namespace() {
         assert_eq!(owner("ek-1234-1-client"), Some(Pid::from_raw(1234)));
+        assert_eq!(owner("ek-1234-hops0-pod"), Some(Pid::from_raw(1234)));
         assert_eq!(owner("ek-lab-1"), None, "nobody: left over");
         assert_eq!(owner("other-1234-x"), None);
     }
