@@ -6,7 +6,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeTable;
 
-use super::reader::{At, Found, Reader, Section};
+use super::reader::{At, Found, Reader};
+use super::section::Section;
 use super::values::{self, DAY};
 use super::{AgentConfig, Announce, NatConfig, XdpMode, policy};
 use crate::logging::LogFormat;

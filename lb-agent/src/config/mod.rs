@@ -21,6 +21,7 @@ mod error;
 mod node;
 mod policy;
 mod reader;
+mod section;
 mod values;
 
 pub use error::{ConfigError, ConfigErrors};

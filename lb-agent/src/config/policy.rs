@@ -2,7 +2,8 @@
 
 use lb_common::service::MAX_RETRIES;
 
-use super::reader::{Reader, Section};
+use super::reader::Reader;
+use super::section::Section;
 use super::values;
 use crate::model::Policy;
 
