@@ -17,7 +17,7 @@ use lb_common::service::{
     SERVICE_REQUESTS, Service, ServiceKey, VIP_ANNOUNCE,
 };
 
-use crate::dataplane::Tables;
+use crate::dataplane::{RingKey, Tables};
 use crate::maglev::{Member, identity, maglev, moved_slots, round_robin};
 use crate::model::{BackendKey, HealthState, NextHop, NodeFacts, Scheduler, ServiceSpec};
 
@@ -143,7 +143,7 @@ impl Plan {
     /// The ring of a service.
     #[must_use]
     pub fn ring(&self, service: &ServicePlan) -> Option<&Arc<Ring>> {
-        self.tables.rings.get(&service.id)
+        self.tables.rings.get(&RingKey::All(service.id))
     }
 
     /// Services whose ring differs from the one in `before`, and in how many of its 65,537 places. A new
@@ -151,7 +151,7 @@ impl Plan {
     #[must_use]
     pub fn moved_slots_since(&self, before: &Self) -> Vec<(ServiceKey, u32)> {
         let changes = self.services.iter().filter_map(|(key, service)| {
-            let (new, old) = (self.ring(service)?, before.tables.rings.get(&service.id)?);
+            let (new, old) = (self.ring(service)?, before.ring(service)?);
             (before.tables.service_ids.get(key) == Some(&service.id) && !Arc::ptr_eq(new, old))
                 .then(|| (*key, moved_slots(old, new)))
         });
@@ -182,7 +182,7 @@ pub fn plan(inputs: &Inputs<'_>, previous: &Plan) -> Result<Plan, PlanError> {
         let backends = plan_backends(inputs, spec, id, &ports, &mut ids, &mut tables.backends)?;
         let (standing, members) = members(inputs, spec, &backends, &tables.backends);
         let recipe = Recipe { scheduler: spec.scheduler, members };
-        tables.rings.insert(id, ring_for(&recipe, id, key, previous));
+        tables.rings.insert(RingKey::All(id), ring_for(&recipe, id, key, previous));
         tables.services.insert(id, service_entry(spec, key));
         tables.vips.insert(key.vip, if inputs.node.announce { VIP_ANNOUNCE } else { 0 });
         tables.service_ids.insert(key, id);
@@ -262,7 +262,7 @@ fn members(
 ///
 /// A ring that was read back has no recipe: a crash may have left one that is older than its backends' weights.
 fn ring_for(recipe: &Recipe, id: u16, key: ServiceKey, previous: &Plan) -> Arc<Ring> {
-    let before = previous.tables.rings.get(&id);
+    let before = previous.tables.rings.get(&RingKey::All(id));
     let same = previous.services.get(&key).is_some_and(|s| s.id == id && s.recipe == *recipe);
     if let (true, Some(ring)) = (same, before) {
         return Arc::clone(ring);

@@ -8,9 +8,9 @@ use lb_common::addr::Addr;
 use lb_common::backend::{BACKEND_RESOLVED, Backend};
 use lb_common::node::{MAX_SNAT_RANGES, Node, SnatRange};
 use lb_common::ring::{NO_BACKEND, RING_SIZE, Ring};
-use lb_common::service::ServiceKey;
+use lb_common::service::{SERVICE_NEAR, Service, ServiceKey};
 
-use crate::dataplane::{Op, Tables};
+use crate::dataplane::{Op, RingKey, Tables};
 
 /// The writes that lead from `actual` to `desired`, in an order in which nothing that a packet can reach ever
 /// names something incomplete: backends, rings, services, VIPs, service ids; removal in reverse.
@@ -70,7 +70,18 @@ impl Writes {
         }
         let named =
             self.now.rings.iter().filter(|(_, ring)| ring.entries().iter().any(|id| moving.contains(id)));
-        let ops = named.map(|(&id, ring)| Op::SetRing(id, without(ring, &moving))).collect();
+        let mut ops = Vec::new();
+        for (&key, ring) in named {
+            let rest = without(ring, &moving);
+            if rest.backends == 0
+                && let RingKey::Near(id) = key
+                && let Some(service) = self.now.services.get(&id)
+            {
+                // Nobody is near any more: all packets go by the whole ring.
+                ops.push(Op::SetService(id, Service { flags: service.flags & !SERVICE_NEAR, ..*service }));
+            }
+            ops.push(Op::SetRing(key, rest));
+        }
         self.push_all(ops);
     }
 
@@ -121,9 +132,9 @@ impl Writes {
             ops.push(Op::SetBackend(id, *backend));
         }
         let same = |a: &Arc<Ring>, b: &Arc<Ring>| Arc::ptr_eq(a, b) || a == b;
-        for (&id, ring) in &desired.rings {
-            if !now.rings.get(&id).is_some_and(|old| same(old, ring)) {
-                ops.push(Op::SetRing(id, Arc::clone(ring)));
+        for (&key, ring) in &desired.rings {
+            if !now.rings.get(&key).is_some_and(|old| same(old, ring)) {
+                ops.push(Op::SetRing(key, Arc::clone(ring)));
             }
         }
         for (&id, service) in desired.services.iter().filter(|(id, s)| now.services.get(id) != Some(s)) {
@@ -147,8 +158,8 @@ impl Writes {
         ops.extend(unwanted.map(|&vip| Op::RemoveVip(vip)));
         let unwanted = now.services.keys().filter(|id| !desired.services.contains_key(id));
         ops.extend(unwanted.map(|&id| Op::RemoveService(id)));
-        let unwanted = now.rings.keys().filter(|id| !desired.rings.contains_key(id));
-        ops.extend(unwanted.map(|&id| Op::RemoveRing(id)));
+        let unwanted = now.rings.keys().filter(|key| !desired.rings.contains_key(key));
+        ops.extend(unwanted.map(|&key| Op::RemoveRing(key)));
         for (&id, old) in &now.backends {
             // An entry that nobody wants keeps its generation for the next owner of the id.
             let new = desired.backends.get(&id).copied().unwrap_or(Backend { flags: 0, ..*old });

@@ -13,7 +13,7 @@ use lb_agent::agent::program::Program;
 use lb_agent::config::XdpMode;
 use lb_agent::dataplane::ebpf::{EbpfDataplane, now_ticks};
 use lb_agent::dataplane::fake::Fake;
-use lb_agent::dataplane::{Counters, Dataplane, Op, Tables, scenarios};
+use lb_agent::dataplane::{Counters, Dataplane, Op, RingKey, Tables, scenarios};
 use lb_agent::flows::{Flow, FlowSummary};
 use lb_agent::model::PortFacts;
 use lb_common::abi::ticks_of_seconds;
@@ -67,20 +67,23 @@ fn every_op(ifindexes: [u32; 2]) -> Vec<Op> {
         Op::SetSnat(7, Ipv4Addr::new(10, 77, 0, 2).into()),
         Op::SetBackend(1, backend(1)),
         Op::SetBackend(last_backend, backend(u16::MAX)),
-        Op::SetRing(0, ring(1)),
-        Op::SetRing(last_service, ring(last_backend)),
+        Op::SetRing(RingKey::All(0), ring(1)),
+        Op::SetRing(RingKey::All(last_service), ring(last_backend)),
+        Op::SetRing(RingKey::Near(0), ring(1)),
+        Op::SetRing(RingKey::Near(last_service), ring(last_backend)),
         Op::SetService(0, service()),
         Op::SetService(last_service, service()),
         Op::SetVip(vip, 1),
         Op::SetServiceId(key, last_service),
-        Op::SetRing(0, ring(last_backend)),
+        Op::SetRing(RingKey::All(0), ring(last_backend)),
         Op::SetVip(vip, 0),
         Op::SetServiceId(key, 0),
         Op::SetBackend(1, Backend { flags: 0, ..backend(1) }),
         Op::RemoveServiceId(key),
         Op::RemoveVip(vip),
         Op::RemoveService(0),
-        Op::RemoveRing(0),
+        Op::RemoveRing(RingKey::All(0)),
+        Op::RemoveRing(RingKey::Near(last_service)),
         Op::SetBackend(last_backend, Backend::EMPTY),
         Op::SetSnat(0, Addr::UNSPECIFIED),
         Op::SetNode(Box::new(Node::EMPTY)),
@@ -111,9 +114,12 @@ fn the_kernel_refuses_what_the_fake_refuses() {
             Op::SetSnat(u32::MAX, service().vip),
             Op::SetBackend(0, backend(1)),
             Op::SetBackend(MAX_BACKENDS as u16, backend(1)),
-            Op::SetRing(beyond, ring(1)),
-            Op::RemoveRing(0),
-            Op::RemoveRing(beyond),
+            Op::SetRing(RingKey::All(beyond), ring(1)),
+            Op::RemoveRing(RingKey::All(0)),
+            Op::RemoveRing(RingKey::All(beyond)),
+            Op::SetRing(RingKey::Near(beyond), ring(1)),
+            Op::RemoveRing(RingKey::Near(0)),
+            Op::RemoveRing(RingKey::Near(beyond)),
             Op::SetService(beyond, service()),
             Op::RemoveService(beyond),
             Op::RemoveVip(service().vip),
@@ -277,9 +283,9 @@ fn a_thousand_rings_fit_and_swaps_leak_nothing() {
     in_network("a_thousand_rings_fit_and_swaps_leak_nothing", || {
         let mut kernel = load(64, 1);
         let rings = [ring(1), ring(2)];
-        kernel.apply(&Op::SetRing(0, Arc::clone(&rings[0]))).unwrap();
+        kernel.apply(&Op::SetRing(RingKey::All(0), Arc::clone(&rings[0]))).unwrap();
         let before = open_files();
-        let swap = |id: u16| Op::SetRing(id, Arc::clone(&rings[usize::from(id) % 2]));
+        let swap = |id: u16| Op::SetRing(RingKey::All(id), Arc::clone(&rings[usize::from(id) % 2]));
         let mut times = Vec::new();
         for id in 0..100 {
             let one = Instant::now();
@@ -300,7 +306,7 @@ fn a_thousand_rings_fit_and_swaps_leak_nothing() {
             "one swap p50 {:?}, p99 {:?}; 1000 swaps {written:?}; reading them back {again:?}",
             times[50], times[99]
         ));
-        let all = (0..1000).map(Op::RemoveRing).chain([Op::SetVip(service().vip, 0)]);
+        let all = (0..1000).map(|id| Op::RemoveRing(RingKey::All(id))).chain([Op::SetVip(service().vip, 0)]);
         kernel.apply_all(&all.collect::<Vec<_>>()).unwrap();
         let left = kernel.read().unwrap();
         assert_eq!((left.rings.len(), left.vips.len()), (0, 1));

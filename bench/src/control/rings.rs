@@ -67,8 +67,8 @@ fn change(backends: u32, rounds: usize, report: &mut Report) -> Result<()> {
             Ok(next)
         })?;
         changes.push(time);
-        let (id, ring) = next.tables.rings.first_key_value().context("the service has a ring")?;
-        let op = Op::SetRing(*id, Arc::clone(ring));
+        let (key, ring) = next.tables.rings.first_key_value().context("the service has a ring")?;
+        let op = Op::SetRing(*key, Arc::clone(ring));
         swaps.push(timed(|| Ok(dataplane.apply(&op)?))?.0);
         current = next;
     }

@@ -9,7 +9,7 @@ use aya::maps::{Array, HashMap};
 use aya::programs::{ProgramFd, ProgramInfo};
 use lb_agent::config::XdpMode;
 use lb_agent::dataplane::ebpf::{EbpfDataplane, FlowTable, LoadOptions};
-use lb_agent::dataplane::{Tables, converge};
+use lb_agent::dataplane::{RingKey, Tables, converge};
 use lb_common::addr::Addr;
 use lb_common::backend::Backend;
 
@@ -131,8 +131,11 @@ fn reference(object: &[u8], stage: &Stage, tables: &Tables) -> Result<Loaded> {
         backends.set(u32::from(*id), backend, 0)?;
     }
     let mut rings: Array<_, RefRing> = map("RINGS")?.try_into()?;
-    for (id, ring) in &tables.rings {
-        rings.set(u32::from(*id), RefRing { slots: ring.slots, reserved: [0; 3] }, 0)?;
+    for (key, ring) in &tables.rings {
+        // It knows no zones.
+        if let RingKey::All(id) = *key {
+            rings.set(u32::from(id), RefRing { slots: ring.slots, reserved: [0; 3] }, 0)?;
+        }
     }
     let mut services: HashMap<_, RefService, u32> = map("SERVICES")?.try_into()?;
     for (key, id) in &tables.service_ids {

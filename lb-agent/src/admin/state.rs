@@ -10,7 +10,7 @@ use lb_common::ring::Ring;
 use lb_common::service::{Service, ServiceKey, VIP_ANNOUNCE, VipFlags};
 use serde::Serialize;
 
-use crate::dataplane::Tables;
+use crate::dataplane::{RingKey, Tables};
 use crate::status::{Status, mac_text};
 
 /// The answer to `/state`.
@@ -49,6 +49,8 @@ pub struct TablesView {
     pub backends: BTreeMap<u16, BackendView>,
     /// Map `RINGS`: service id → ring.
     pub rings: BTreeMap<u16, RingView>,
+    /// Map `RINGS`: service id → ring of the near backends.
+    pub near_rings: BTreeMap<u16, RingView>,
 }
 
 /// The node.
@@ -152,7 +154,8 @@ impl From<&Tables> for TablesView {
             vips: t.vips.iter().map(|(&a, &flags)| (a.into(), vip(flags))).collect(),
             services: t.services.iter().map(|(&id, s)| (id, service(id, s, t))).collect(),
             backends: t.backends.iter().map(|(&id, b)| (id, b.into())).collect(),
-            rings: t.rings.iter().map(|(&id, r)| (id, (&**r).into())).collect(),
+            rings: rings(t, |key| matches!(key, RingKey::All(_))),
+            near_rings: rings(t, |key| matches!(key, RingKey::Near(_))),
         }
     }
 }
@@ -209,6 +212,11 @@ impl From<&Ring> for RingView {
 #[must_use]
 pub fn vlan_ids(tags: &lb_common::vlan::VlanTags) -> Vec<u16> {
     tags.tci.iter().take(usize::from(tags.count)).map(|tci| u16::from_be(*tci) & 0x0fff).collect()
+}
+
+fn rings(t: &Tables, which: fn(&RingKey) -> bool) -> BTreeMap<u16, RingView> {
+    let chosen = t.rings.iter().filter(|(key, _)| which(key));
+    chosen.map(|(key, ring)| (key.service(), RingView::from(&**ring))).collect()
 }
 
 fn service(id: u16, s: &Service, t: &Tables) -> ServiceView {

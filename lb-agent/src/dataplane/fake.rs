@@ -57,10 +57,9 @@ fn refuse(tables: &Tables, op: &Op) -> Result<(), &'static str> {
         Op::SetSnat(block, _) => index(*block, MAX_SNAT_ADDRESSES),
         Op::SetBackend(0, _) => Err("backend id 0 means none"),
         Op::SetBackend(id, _) => index(u32::from(*id), MAX_BACKENDS),
-        Op::SetRing(id, _) | Op::SetService(id, _) | Op::RemoveService(id) => {
-            index(u32::from(*id), MAX_SERVICES)
-        }
-        Op::RemoveRing(id) => found(tables.rings.contains_key(id)),
+        Op::SetRing(key, _) => key.index().map(|_| ()).ok_or(too_large),
+        Op::SetService(id, _) | Op::RemoveService(id) => index(u32::from(*id), MAX_SERVICES),
+        Op::RemoveRing(key) => found(tables.rings.contains_key(key)),
         Op::SetVip(vip, _) if tables.vips.len() >= max_services && !tables.vips.contains_key(vip) => {
             Err(full)
         }

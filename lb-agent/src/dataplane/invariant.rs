@@ -7,9 +7,9 @@ use lb_common::addr::Addr;
 use lb_common::backend::Backend;
 use lb_common::node::Node;
 use lb_common::ring::{RING_SIZE, Ring};
-use lb_common::service::ServiceKey;
+use lb_common::service::{SERVICE_NEAR, ServiceKey};
 
-use super::Tables;
+use super::{RingKey, Tables};
 use crate::maglev::members_of;
 
 /// Checks tables; remembers rings, because most are the same in one check and the next.
@@ -54,7 +54,13 @@ impl Checker {
         if !tables.vips.contains_key(&key.vip) {
             return Err("its address is no VIP".into());
         }
-        self.check_ring(tables, tables.rings.get(&id).ok_or("has no ring")?, id)
+        self.check_ring(tables, tables.rings.get(&RingKey::All(id)).ok_or("has no ring")?, id)?;
+        if service.flags & SERVICE_NEAR == 0 {
+            return Ok(());
+        }
+        let near = tables.rings.get(&RingKey::Near(id)).filter(|ring| ring.backends > 0);
+        self.check_ring(tables, near.ok_or("has no ring of near backends")?, id)
+            .map_err(|why| format!("near: {why}"))
     }
 
     fn check_ring(&mut self, tables: &Tables, ring: &Arc<Ring>, service: u16) -> Result<(), String> {

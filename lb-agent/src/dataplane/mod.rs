@@ -20,9 +20,11 @@ pub mod ebpf;
 pub mod fake;
 pub mod faulty;
 pub mod invariant;
+mod ring_key;
 pub mod scenarios;
 
 pub use counters::{Counters, ReasonCounts, SlotCensus};
+pub use ring_key::RingKey;
 
 /// Everything the agent writes to the kernel, as a value. Unused entries are absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +35,8 @@ pub struct Tables {
     pub snat: BTreeMap<u32, Addr>,
     /// Map `BACKENDS`. A removed backend's entry stays here without the live flag, for its generation.
     pub backends: BTreeMap<u16, Backend>,
-    /// Map `RINGS`, by service id.
-    pub rings: BTreeMap<u16, Arc<Ring>>,
+    /// Map `RINGS`.
+    pub rings: BTreeMap<RingKey, Arc<Ring>>,
     /// Map `SERVICES`, by id.
     pub services: BTreeMap<u16, Service>,
     /// Map `VIPS`.
@@ -68,9 +70,9 @@ pub enum Op {
     /// Write a backend, also to take its live flag. A new generation resets its load counters.
     SetBackend(u16, Backend),
     /// Build an inner map and swap it in.
-    SetRing(u16, Arc<Ring>),
-    /// Take a service's ring away.
-    RemoveRing(u16),
+    SetRing(RingKey, Arc<Ring>),
+    /// Take a ring away.
+    RemoveRing(RingKey),
     /// Write a service.
     SetService(u16, Service),
     /// Clear a service's entry.
@@ -94,8 +96,8 @@ impl Tables {
             Op::SetSnat(block, address) => drop(self.snat.insert(*block, *address)),
             Op::SetBackend(id, Backend::EMPTY) => drop(self.backends.remove(id)),
             Op::SetBackend(id, backend) => drop(self.backends.insert(*id, *backend)),
-            Op::SetRing(id, ring) => drop(self.rings.insert(*id, Arc::clone(ring))),
-            Op::RemoveRing(id) => drop(self.rings.remove(id)),
+            Op::SetRing(key, ring) => drop(self.rings.insert(*key, Arc::clone(ring))),
+            Op::RemoveRing(key) => drop(self.rings.remove(key)),
             Op::SetService(id, service) => drop(self.services.insert(*id, *service)),
             Op::RemoveService(id) => drop(self.services.remove(id)),
             Op::SetVip(address, flags) => drop(self.vips.insert(*address, *flags)),
@@ -131,7 +133,7 @@ pub trait Dataplane {
     /// When the kernel refuses the write.
     fn apply(&mut self, op: &Op) -> Result<(), DataplaneError>;
 
-    /// Carries out writes as if one after the other. Those on rings of different services may be under way at the
+    /// Carries out writes as if one after the other. Those on different rings may be under way at the
     /// same time, when one follows the other: each of them waits for the kernel.
     ///
     /// # Errors
@@ -179,8 +181,8 @@ pub fn describe(op: &Op) -> String {
             format!("map BACKENDS, id {id}: write {address}, generation {}", backend.generation)
         }
         Op::SetBackend(id, _) => format!("map BACKENDS, id {id}: take the live flag"),
-        Op::SetRing(id, ring) => format!("map RINGS, service id {id}: write ring of {}", ring.backends),
-        Op::RemoveRing(id) => format!("map RINGS, service id {id}: remove"),
+        Op::SetRing(key, ring) => format!("map RINGS, {key}: write ring of {}", ring.backends),
+        Op::RemoveRing(key) => format!("map RINGS, {key}: remove"),
         Op::SetService(id, service) => format!("map SERVICES, id {id}: write {}", service.vip),
         Op::RemoveService(id) => format!("map SERVICES, id {id}: clear"),
         Op::SetVip(vip, flags) => format!("map VIPS, {vip}: write flags {flags}"),

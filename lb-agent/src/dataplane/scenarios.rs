@@ -321,7 +321,7 @@ fn expect_equal(seen: &Tables, wanted: &Tables) -> Result<(), String> {
     }
     let same = |(a, b): &(&Arc<_>, &Arc<_>)| Arc::ptr_eq(a, b) || a == b;
     match seen.rings.values().zip(wanted.rings.values()).zip(have).find(|(pair, _)| !same(pair)) {
-        Some((_, id)) => Err(format!("RINGS: the ring of service {id} is another one")),
+        Some((_, key)) => Err(format!("RINGS: the ring of {key} is another one")),
         None => Ok(()),
     }
 }

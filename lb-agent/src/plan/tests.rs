@@ -217,7 +217,9 @@ fn a_hop_by_an_unknown_interface_is_none() {
 #[test]
 fn rings_are_built_only_when_they_change() {
     let first = planned(&abc(), &Plan::default());
-    let same = |plan: &Plan| Arc::ptr_eq(&plan.tables.rings[&0], &first.tables.rings[&0]);
+    let same = |plan: &Plan| {
+        Arc::ptr_eq(&plan.tables.rings[&RingKey::All(0)], &first.tables.rings[&RingKey::All(0)])
+    };
     let mut renamed = abc().announced();
     renamed.services[0].backends.reverse();
     renamed.hops.values_mut().for_each(|hop| hop.mac = [2; 6]);
@@ -241,10 +243,13 @@ fn a_ring_that_was_read_back_is_not_believed() {
     let wanted = planned(&abc().weight(A, 1), &old);
     let torn = Tables { rings: old.tables.rings.clone(), ..wanted.tables.clone() };
     let next = planned(&abc().weight(A, 1), &Plan::read_back(torn));
-    assert_eq!(next.tables.rings[&0], wanted.tables.rings[&0]);
-    assert_ne!(next.tables.rings[&0], old.tables.rings[&0]);
+    assert_eq!(next.tables.rings[&RingKey::All(0)], wanted.tables.rings[&RingKey::All(0)]);
+    assert_ne!(next.tables.rings[&RingKey::All(0)], old.tables.rings[&RingKey::All(0)]);
     let again = planned(&abc(), &Plan::read_back(old.tables.clone()));
-    assert!(Arc::ptr_eq(&again.tables.rings[&0], &old.tables.rings[&0]), "equal, so the old one stays");
+    assert!(
+        Arc::ptr_eq(&again.tables.rings[&RingKey::All(0)], &old.tables.rings[&RingKey::All(0)]),
+        "equal, so the old one stays"
+    );
 }
 
 #[test]

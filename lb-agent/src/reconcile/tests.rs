@@ -6,7 +6,7 @@ use super::*;
 use crate::dataplane::fake::Fake;
 use crate::dataplane::faulty::{Fault, Faulty};
 use crate::dataplane::scenarios::{self, World, step, write_checked};
-use crate::dataplane::{Dataplane, converge, describe, invariant};
+use crate::dataplane::{Dataplane, RingKey, converge, describe, invariant};
 use crate::model::HealthState;
 use crate::plan::{Plan, plan};
 
@@ -130,7 +130,7 @@ fn a_backend_that_moves_leaves_the_ring_first() {
     let (one, other) = (key(&one), key(&other));
     let ops = reconcile(&one, &other);
     assert!(
-        matches!(&ops[0], Op::SetRing(0, ring) if ring.backends == 1 && ring.entries().iter().all(|&id| id == 1)),
+        matches!(&ops[0], Op::SetRing(RingKey::All(0), ring) if ring.backends == 1 && ring.entries().iter().all(|&id| id == 1)),
         "{}",
         describe(&ops[0])
     );

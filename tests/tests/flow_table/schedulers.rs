@@ -1,5 +1,6 @@
 //! Which backend a new flow goes to.
 
+use lb_agent::dataplane::RingKey;
 use lb_agent::model::Scheduler;
 use lb_common::addr::Addr;
 use lb_common::hash::{RING_KEY, flow_hash};
@@ -16,7 +17,7 @@ fn maglev_is_the_ring_entry() {
     let table = Table::new(2048);
     let mut seen = [0; BACKENDS.len()];
     for family in Family::BOTH {
-        let ring = &table.lb.plan().tables.rings[&table.service_id(family)];
+        let ring = &table.lb.plan().tables.rings[&RingKey::All(table.service_id(family))];
         for n in 0..500 {
             let conn = table.syn_of(client(n), family).unwrap();
             let (from, to) = (conn.client.socket(family), VIP.socket(family));

@@ -12,7 +12,7 @@ use aya::Ebpf;
 use aya::programs::{ProgramFd, Xdp};
 use lb_common::ring::Ring;
 
-use super::{Dataplane, DataplaneError, Op, Tables};
+use super::{Dataplane, DataplaneError, Op, RingKey, Tables};
 use crate::config::XdpMode;
 
 mod attach;
@@ -57,7 +57,7 @@ pub struct EbpfDataplane {
     mode: XdpMode,
     maps: Maps,
     /// The rings as they were last written or read. What is read again and is the same shares their memory.
-    rings: Mutex<BTreeMap<u16, Arc<Ring>>>,
+    rings: Mutex<BTreeMap<RingKey, Arc<Ring>>>,
     counters: Arc<KernelCounters>,
     flows: Arc<FlowTable>,
     /// Slot at which the next scan for flows that are over begins.

@@ -10,7 +10,7 @@ use lb_common::ring::Ring;
 
 use super::error::{because, failure};
 use super::sys;
-use crate::dataplane::{DataplaneError, Op};
+use crate::dataplane::{DataplaneError, Op, RingKey};
 
 /// Swaps that are under way at once. Each waits for the kernel, and all of them for the same.
 const AT_ONCE: usize = 32;
@@ -29,23 +29,25 @@ impl Rings {
     ///
     /// The kernel returns when no packet can be using the old one (an RCU grace period), so this takes some
     /// milliseconds to tens of them; many threads that wait at once wait for the same.
-    pub(super) fn set(&self, service: u16, ring: Option<&Ring>) -> Result<(), DataplaneError> {
+    pub(super) fn set(&self, key: RingKey, ring: Option<&Ring>) -> Result<(), DataplaneError> {
         let Some(ring) = ring else {
+            let index = index(key, "remove")?;
             // SAFETY: an array of maps has 32-bit keys.
-            let removed = unsafe { sys::delete(self.outer.fd(), u32::from(service)) };
-            return removed.map_err(|e| failure(what(service, "remove"), &e));
+            let removed = unsafe { sys::delete(self.outer.fd(), index) };
+            return removed.map_err(|e| failure(what(key, "remove"), &e));
         };
-        let failed = |e: MapError| failure(what(service, "write"), &e);
+        let index = index(key, "write")?;
+        let failed = |e: MapError| failure(what(key, "write"), &e);
         let mut inner = Array::<MapData, Ring>::create(1, 0).map_err(failed)?;
         inner.set(0, ring, 0).map_err(failed)?;
-        self.typed().and_then(|mut outer| outer.set(u32::from(service), &inner, 0)).map_err(failed)
+        self.typed().and_then(|mut outer| outer.set(index, &inner, 0)).map_err(failed)
     }
 
-    /// Carries out swaps of different services, many at once.
+    /// Carries out swaps of different rings, many at once.
     pub(super) fn set_all(&self, swaps: &[Swap<'_>]) -> Result<(), DataplaneError> {
         let each = swaps.len().div_ceil(AT_ONCE).max(1);
         let run =
-            |share: &[Swap<'_>]| share.iter().try_for_each(|(id, ring)| self.set(*id, ring.map(|r| &**r)));
+            |share: &[Swap<'_>]| share.iter().try_for_each(|(key, ring)| self.set(*key, ring.map(|r| &**r)));
         thread::scope(|scope| {
             let start = |share| {
                 let thread =
@@ -65,19 +67,19 @@ impl Rings {
         Map::from_map_data(MapData::from_fd(fd)?)?.try_into()
     }
 
-    /// The ring of a service, or `None` when it has none. `known` is returned when it is equal.
+    /// A ring, or `None` when there is none. `known` is returned when it is equal.
     pub(super) fn read(
         &self,
-        service: u16,
+        key: RingKey,
         known: Option<&Arc<Ring>>,
         buffer: &mut Box<Ring>,
     ) -> Result<Option<Arc<Ring>>, DataplaneError> {
-        let Some(inner) = self.inner(service)? else { return Ok(None) };
-        let failed = |e: &dyn std::error::Error| failure(what(service, "read"), e);
+        let Some(inner) = self.inner(key)? else { return Ok(None) };
+        let failed = |e: &dyn std::error::Error| failure(what(key, "read"), e);
         let info = inner.info().map_err(|e| failed(&e))?;
         if (info.key_size(), info.value_size()) != SIZES {
             let why = "the ring has another size: the maps are of another version";
-            return Err(because(what(service, "read"), why));
+            return Err(because(what(key, "read"), why));
         }
         // SAFETY: the sizes were compared just now.
         unsafe { sys::lookup(inner.fd(), 0, &mut **buffer) }.map_err(|e| failed(&e))?;
@@ -87,46 +89,51 @@ impl Rings {
         }
     }
 
-    /// The inner map of a service. Its descriptor is closed when it is dropped.
-    fn inner(&self, service: u16) -> Result<Option<MapData>, DataplaneError> {
-        let mut id = 0u32;
+    /// The inner map. Its descriptor is closed when it is dropped.
+    fn inner(&self, key: RingKey) -> Result<Option<MapData>, DataplaneError> {
+        let (index, mut id) = (index(key, "read")?, 0u32);
         // SAFETY: an array of maps has 32-bit keys, and values of 32 bits: the inner map's id.
-        match unsafe { sys::lookup(self.outer.fd(), u32::from(service), &mut id) } {
+        match unsafe { sys::lookup(self.outer.fd(), index, &mut id) } {
             Ok(()) => {}
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
-            Err(e) => return Err(failure(what(service, "read"), &e)),
+            Err(e) => return Err(failure(what(key, "read"), &e)),
         }
-        MapData::from_id(id).map(Some).map_err(|e| failure(what(service, "read"), &e))
+        MapData::from_id(id).map(Some).map_err(|e| failure(what(key, "read"), &e))
     }
 }
 
-/// A service's next ring, or none.
-pub(super) type Swap<'a> = (u16, Option<&'a Arc<Ring>>);
+/// The next ring at a place, or none.
+pub(super) type Swap<'a> = (RingKey, Option<&'a Arc<Ring>>);
 
-/// The swaps at the head of these writes: all of different services, and nothing else between them.
+/// The swaps at the head of these writes: all at different places, and nothing else between them.
 pub(super) fn leading_swaps(ops: &[Op]) -> Vec<Swap<'_>> {
     let mut seen = BTreeSet::new();
     let swap = |op| match swap_of(op) {
-        Some((id, ring)) if seen.insert(id) => Some((id, ring)),
+        Some((key, ring)) if seen.insert(key) => Some((key, ring)),
         Some(_) | None => None,
     };
     ops.iter().map_while(swap).collect()
 }
 
 fn swap_of(op: &Op) -> Option<Swap<'_>> {
-    if let Op::SetRing(id, ring) = op {
-        return Some((*id, Some(ring)));
+    if let Op::SetRing(key, ring) = op {
+        return Some((*key, Some(ring)));
     }
-    let Op::RemoveRing(id) = op else { return None };
-    Some((*id, None))
+    let Op::RemoveRing(key) = op else { return None };
+    Some((*key, None))
 }
 
 /// Sizes of an inner map's key and value.
 #[expect(clippy::cast_possible_truncation, reason = "a ring has 128 KiB")]
 const SIZES: (u32, u32) = (size_of::<u32>() as u32, size_of::<Ring>() as u32);
 
-fn what(service: u16, verb: &str) -> String {
-    format!("map RINGS, service id {service}: {verb}")
+/// Index in the map. Beyond its end the kernel would take a ring for a near one.
+fn index(key: RingKey, verb: &str) -> Result<u32, DataplaneError> {
+    key.index().ok_or_else(|| because(what(key, verb), "there is no such service id"))
+}
+
+fn what(key: RingKey, verb: &str) -> String {
+    format!("map RINGS, {key}: {verb}")
 }
 
 #[cfg(test)]
@@ -134,16 +141,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn swaps_of_different_services_go_together_and_nothing_else() {
+    fn swaps_of_different_rings_go_together_and_nothing_else() {
         let ring: Arc<Ring> = Arc::from(Ring::empty());
-        let set = |id| Op::SetRing(id, Arc::clone(&ring));
-        let check = |ops: &[Op], want: &[(u16, bool)]| {
-            let seen: Vec<_> = leading_swaps(ops).iter().map(|(id, ring)| (*id, ring.is_some())).collect();
+        let set = |key| Op::SetRing(key, Arc::clone(&ring));
+        let check = |ops: &[Op], want: &[(RingKey, bool)]| {
+            let seen: Vec<_> = leading_swaps(ops).iter().map(|(key, ring)| (*key, ring.is_some())).collect();
             assert_eq!(seen, want);
         };
         check(&[], &[]);
-        check(&[Op::RemoveService(1), set(1)], &[]);
-        check(&[set(1), set(2), Op::RemoveService(3), set(4)], &[(1, true), (2, true)]);
-        check(&[set(1), Op::RemoveRing(2), set(1)], &[(1, true), (2, false)]);
+        let (one, two, near) = (RingKey::All(1), RingKey::All(2), RingKey::Near(1));
+        check(&[Op::RemoveService(1), set(one)], &[]);
+        check(&[set(one), set(two), Op::RemoveService(3), set(near)], &[(one, true), (two, true)]);
+        check(&[set(one), Op::RemoveRing(two), set(one)], &[(one, true), (two, false)]);
+        check(&[set(one), set(near), set(near)], &[(one, true), (near, true)]);
     }
 }

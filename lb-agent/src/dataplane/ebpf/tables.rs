@@ -11,17 +11,17 @@ use lb_common::addr::Addr;
 use lb_common::backend::Backend;
 use lb_common::node::Node;
 use lb_common::ring::Ring;
-use lb_common::service::{MAX_SERVICES, Service};
+use lb_common::service::Service;
 use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
 use nix::net::if_::if_indextoname;
 
 use super::error::{because, failure};
 use super::maps::Maps;
 use super::rings::{Swap, leading_swaps};
-use crate::dataplane::{DataplaneError, Op, Tables, describe};
+use crate::dataplane::{DataplaneError, Op, RingKey, Tables, describe};
 
-/// Rings by service id, see [`super::EbpfDataplane`].
-type KnownRings = Mutex<BTreeMap<u16, Arc<Ring>>>;
+/// See [`super::EbpfDataplane`].
+type KnownRings = Mutex<BTreeMap<RingKey, Arc<Ring>>>;
 
 /// Reads everything back. Unused entries are left out.
 pub(super) fn read(maps: &Maps, known: &KnownRings) -> Result<Tables, DataplaneError> {
@@ -67,16 +67,13 @@ fn to_id<K: TryFrom<u32>>(name: &str, id: u32) -> Result<K, DataplaneError> {
     K::try_from(id).map_err(|_| because(format!("map {name}: read"), format!("there is no id {id}")))
 }
 
-fn read_rings(maps: &Maps, known: &KnownRings) -> Result<BTreeMap<u16, Arc<Ring>>, DataplaneError> {
+fn read_rings(maps: &Maps, known: &KnownRings) -> Result<BTreeMap<RingKey, Arc<Ring>>, DataplaneError> {
     let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
     let mut buffer = Ring::empty();
     let mut out = BTreeMap::new();
-    for id in 0..=u16::MAX {
-        if u32::from(id) >= MAX_SERVICES {
-            break;
-        }
-        if let Some(ring) = maps.rings.read(id, known.get(&id), &mut buffer)? {
-            out.insert(id, ring);
+    for key in RingKey::every() {
+        if let Some(ring) = maps.rings.read(key, known.get(&key), &mut buffer)? {
+            out.insert(key, ring);
         }
     }
     known.clone_from(&out);
@@ -124,14 +121,14 @@ pub(super) fn apply(maps: &mut Maps, known: &KnownRings, op: &Op) -> Result<(), 
 
 fn swap_rings(maps: &Maps, known: &KnownRings, swaps: &[Swap<'_>]) -> Result<(), DataplaneError> {
     match swaps {
-        [(id, ring)] => maps.rings.set(*id, ring.map(|ring| &**ring))?,
+        [(key, ring)] => maps.rings.set(*key, ring.map(|ring| &**ring))?,
         _ => maps.rings.set_all(swaps)?,
     }
     let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-    for (id, ring) in swaps {
+    for (key, ring) in swaps {
         match ring {
-            Some(ring) => drop(known.insert(*id, Arc::clone(ring))),
-            None => drop(known.remove(id)),
+            Some(ring) => drop(known.insert(*key, Arc::clone(ring))),
+            None => drop(known.remove(key)),
         }
     }
     Ok(())
