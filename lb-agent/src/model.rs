@@ -45,11 +45,13 @@ impl Scheduler {
 pub struct Policy {
     /// On how many other backends a SYN is tried that one refused or did not answer, 0 to [`MAX_RETRIES`].
     pub retries: u8,
+    /// Below this share of the weight of all backends of a priority, in percent, suspect ones get new flows too. 0: never.
+    pub min_healthy: u8,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { retries: MAX_RETRIES }
+        Self { retries: MAX_RETRIES, min_healthy: 0 }
     }
 }
 
@@ -99,6 +101,8 @@ pub struct BackendSpec {
     pub address: SocketAddr,
     /// Relative share, 1 to 65,535. 100 by default.
     pub weight: u16,
+    /// Backends of a higher number get new flows only while no backend of a lower one is usable. 0 by default.
+    pub priority: u8,
 }
 
 impl BackendSpec {
@@ -108,7 +112,7 @@ impl BackendSpec {
     /// A backend with the defaults of the configuration file.
     #[must_use]
     pub const fn new(name: String, address: SocketAddr) -> Self {
-        Self { name, address, weight: Self::WEIGHT }
+        Self { name, address, weight: Self::WEIGHT, priority: 0 }
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use lb_common::addr::Addr;
-use lb_common::backend::{BACKEND_LIVE, BACKEND_RESOLVED, Backend};
+use lb_common::backend::{BACKEND_DEAD, BACKEND_LIVE, BACKEND_RESOLVED, Backend};
 use lb_common::node::{MAX_PORTS, MAX_SNAT_ADDRESSES, MAX_SNAT_RANGES};
 use lb_common::ring::Ring;
 use lb_common::service::{
@@ -19,12 +19,16 @@ use lb_common::service::{
 
 use crate::dataplane::{RingKey, Tables};
 use crate::maglev::{Member, identity, maglev, moved_slots, round_robin};
-use crate::model::{BackendKey, HealthState, NextHop, NodeFacts, Scheduler, ServiceSpec};
+use crate::model::{BackendKey, BackendSpec, HealthState, NextHop, NodeFacts, Scheduler, ServiceSpec};
 
 mod ids;
+mod members;
 mod node;
 
+pub use members::Standing;
+
 use ids::{Ids, Known};
+use members::{Candidate, Chosen};
 use node::Ports;
 
 /// All that a plan depends on, besides the plan before.
@@ -60,39 +64,12 @@ pub struct ServicePlan {
     pub id: u16,
     /// Which backends the ring holds, and why these.
     pub standing: Standing,
+    /// Which `priority` these backends have; `None` when the choice went by other things.
+    pub priority: Option<u8>,
     /// Id of every backend, in the ring or not.
     pub backends: BTreeMap<BackendKey, u16>,
     /// What the ring was built from.
     pub recipe: Recipe,
-}
-
-/// Which backends a ring holds: the first of these that are any.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Those that are healthy, not draining, and whose next hop is known.
-    Healthy,
-    /// There is none such. All that are not draining and whose next hop is known, whatever the checks say.
-    FailOpen,
-    /// There is none such either. Draining ones whose next hop is known; those that are healthy, if any is.
-    Draining,
-    /// No next hop is known at all. All of them: packets are dropped and counted as `unresolved`.
-    Unresolved,
-    /// There is no backend. Packets are dropped and counted as `no-backend`.
-    Empty,
-}
-
-impl Standing {
-    /// Label in status.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Healthy => "healthy",
-            Self::FailOpen => "fail-open",
-            Self::Draining => "draining",
-            Self::Unresolved => "unresolved",
-            Self::Empty => "empty",
-        }
-    }
 }
 
 /// Two rings of the same recipe are the same ring.
@@ -180,13 +157,16 @@ pub fn plan(inputs: &Inputs<'_>, previous: &Plan) -> Result<Plan, PlanError> {
         let key = spec.key();
         let id = ids.service(key, spec)?;
         let backends = plan_backends(inputs, spec, id, &ports, &mut ids, &mut tables.backends)?;
-        let (standing, members) = members(inputs, spec, &backends, &tables.backends);
+        let candidates = candidates(inputs, spec, &backends, &tables.backends);
+        let Chosen { standing, priority, members } = members::choose(&spec.policy, &candidates);
+        flag_dead(&candidates, &members, &mut tables.backends);
         let recipe = Recipe { scheduler: spec.scheduler, members };
         tables.rings.insert(RingKey::All(id), ring_for(&recipe, id, key, previous));
         tables.services.insert(id, service_entry(spec, key));
         tables.vips.insert(key.vip, if inputs.node.announce { VIP_ANNOUNCE } else { 0 });
         tables.service_ids.insert(key, id);
-        services.insert(key, ServicePlan { name: spec.name.clone(), id, standing, backends, recipe });
+        let name = spec.name.clone();
+        services.insert(key, ServicePlan { name, id, standing, priority, backends, recipe });
     }
     Ok(Plan { tables, services })
 }
@@ -226,36 +206,40 @@ fn plan_backends(
     Ok(out)
 }
 
-/// Who stands in the ring, by id, see [`Standing`].
-fn members(
+/// The service's backends as [`members`] looks at them.
+fn candidates(
     inputs: &Inputs<'_>,
     spec: &ServiceSpec,
     ids: &BTreeMap<BackendKey, u16>,
     entries: &BTreeMap<u16, Backend>,
-) -> (Standing, Vec<Member>) {
-    let all: Vec<(BackendKey, Member, bool)> = spec
-        .backends
-        .iter()
-        .filter_map(|backend| {
-            let key = spec.backend_key(backend);
-            let id = *ids.get(&key)?;
-            let member = Member { identity: identity(&key), id, weight: backend.weight.max(1) };
-            Some((key, member, entries.get(&id).is_some_and(Backend::is_resolved)))
+) -> Vec<Candidate> {
+    let candidate = |backend: &BackendSpec| {
+        let key = spec.backend_key(backend);
+        let id = *ids.get(&key)?;
+        let weight = backend.weight.max(1);
+        Some(Candidate {
+            member: Member { identity: identity(&key), id, weight },
+            weight,
+            priority: backend.priority,
+            health: inputs.health.get(&key).copied().unwrap_or(HealthState::Starting),
+            draining: inputs.draining.contains(&key),
+            resolved: entries.get(&id).is_some_and(Backend::is_resolved),
         })
-        .collect();
-    let healthy = |key: &BackendKey| inputs.health.get(key) == Some(&HealthState::Healthy);
-    let choose = |standing, wanted: &dyn Fn(&(BackendKey, Member, bool)) -> bool| {
-        let mut members: Vec<Member> = all.iter().filter(|b| wanted(b)).map(|b| b.1).collect();
-        members.sort_by_key(|m| m.id);
-        (!members.is_empty()).then_some((standing, members))
     };
-    let stays = |key: &BackendKey| !inputs.draining.contains(key);
-    choose(Standing::Healthy, &|(key, _, resolved)| *resolved && stays(key) && healthy(key))
-        .or_else(|| choose(Standing::FailOpen, &|(key, _, resolved)| *resolved && stays(key)))
-        .or_else(|| choose(Standing::Draining, &|(key, _, resolved)| *resolved && healthy(key)))
-        .or_else(|| choose(Standing::Draining, &|(_, _, resolved)| *resolved))
-        .or_else(|| choose(Standing::Unresolved, &|_| true))
-        .unwrap_or((Standing::Empty, Vec::new()))
+    spec.backends.iter().filter_map(candidate).collect()
+}
+
+/// The flows of a dead backend are lost, and their clients are told. Not so while it stands in the ring: there it is
+/// because no other is better, and its new flows would be told the same.
+fn flag_dead(candidates: &[Candidate], members: &[Member], entries: &mut BTreeMap<u16, Backend>) {
+    for dead in candidates.iter().filter(|c| c.health == HealthState::Dead) {
+        let id = dead.member.id;
+        if let Some(entry) = entries.get_mut(&id)
+            && members.iter().all(|m| m.id != id)
+        {
+            entry.flags |= BACKEND_DEAD;
+        }
+    }
 }
 
 /// The ring before, when it is of the same recipe or turns out to be equal; a new one otherwise.

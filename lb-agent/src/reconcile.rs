@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lb_common::addr::Addr;
-use lb_common::backend::{BACKEND_RESOLVED, Backend};
+use lb_common::backend::{BACKEND_DEAD, BACKEND_RESOLVED, Backend};
 use lb_common::node::{MAX_SNAT_RANGES, Node, SnatRange};
 use lb_common::ring::{NO_BACKEND, RING_SIZE, Ring};
 use lb_common::service::{SERVICE_NEAR, Service, ServiceKey};
@@ -13,7 +13,8 @@ use lb_common::service::{SERVICE_NEAR, Service, ServiceKey};
 use crate::dataplane::{Op, RingKey, Tables};
 
 /// The writes that lead from `actual` to `desired`, in an order in which nothing that a packet can reach ever
-/// names something incomplete: backends, rings, services, VIPs, service ids; removal in reverse.
+/// names something incomplete: backends, rings, services, VIPs, service ids; removal in reverse. That a backend is dead
+/// is written when no ring names it any more.
 ///
 /// Nothing is written that is right already. `actual` may come from any agent that died anywhere. A plan
 /// never gives an id that is in use to somebody else; when the tables ask for it all the same, a service that
@@ -118,7 +119,7 @@ impl Writes {
             let new = desired.backends.get(&id);
             let new = new.filter(|new| new.is_live() && new.service == old.service && stays(new));
             let unresolved = Backend { flags: old.flags & !BACKEND_RESOLVED, ..*old };
-            Op::SetBackend(id, new.copied().unwrap_or(unresolved))
+            Op::SetBackend(id, new.map_or(unresolved, |new| before_rings(Some(old), new)))
         });
         let ops = ops.collect();
         self.push_all(ops);
@@ -128,8 +129,12 @@ impl Writes {
         let now = &self.now;
         let mut ops = Vec::new();
         let live = desired.backends.iter().filter(|(_, b)| b.is_live());
-        for (&id, backend) in live.filter(|(id, b)| now.backends.get(id) != Some(b)) {
-            ops.push(Op::SetBackend(id, *backend));
+        for (&id, backend) in live {
+            let old = now.backends.get(&id);
+            let new = before_rings(old, backend);
+            if old != Some(&new) {
+                ops.push(Op::SetBackend(id, new));
+            }
         }
         let same = |a: &Arc<Ring>, b: &Arc<Ring>| Arc::ptr_eq(a, b) || a == b;
         for (&key, ring) in &desired.rings {
@@ -172,6 +177,13 @@ impl Writes {
         }
         self.push_all(ops);
     }
+}
+
+/// A backend's entry while the rings are not written yet: one of them may still name it, and none may name a dead one.
+fn before_rings(old: Option<&Backend>, new: &Backend) -> Backend {
+    let known = old.is_some_and(Backend::is_dead);
+    let keep = if known { u8::MAX } else { !BACKEND_DEAD };
+    Backend { flags: new.flags & keep, ..*new }
 }
 
 /// Whether the interface at this index is the same in both.

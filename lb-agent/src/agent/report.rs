@@ -155,10 +155,11 @@ impl<D: Dataplane> Report<'_, D> {
             forwarding: forwarding(spec.forwarding).to_owned(),
             scheduler: spec.scheduler.name().to_owned(),
             standing: standing.name().to_owned(),
+            priority: plan.and_then(|p| p.priority),
             fail_open: match standing {
                 Standing::FailOpen | Standing::Draining => true,
                 Standing::Unresolved => !healthy,
-                Standing::Healthy | Standing::Empty => false,
+                Standing::Healthy | Standing::BelowFloor | Standing::Empty => false,
             },
             backends,
         }
@@ -175,6 +176,7 @@ impl<D: Dataplane> Report<'_, D> {
             id,
             generation: entry.map(|e| e.generation),
             weight: b.weight,
+            priority: b.priority,
             in_ring,
             state: health.map_or(HealthState::Starting, |h| h.state).name().to_owned(),
             since: health.map_or(self.origin.started.1, |h| self.origin.wall(h.since)),

@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 use crate::dataplane::{Dataplane, DataplaneError, Tables};
 use crate::metrics::ledger::Holder;
 use crate::metrics::{BackendLabels, Metrics, Operation};
-use crate::plan::{self, Plan, PlanError, Standing};
+use crate::plan::{self, Plan, PlanError, ServicePlan, Standing};
 use crate::reconcile::reconcile;
 
 use super::world::World;
@@ -273,10 +273,11 @@ impl<D: Dataplane> Writer<D> {
     }
 }
 
-/// One line when a service begins or ceases to have healthy backends.
+/// One line when other backends of a service are to get new flows, for another reason or of another priority.
 fn log_standing(before: &Plan, after: &Plan) {
     for (key, now) in &after.services {
-        if before.services.get(key).is_some_and(|b| b.standing == now.standing) {
+        let same = |b: &ServicePlan| (b.standing, b.priority) == (now.standing, now.priority);
+        if before.services.get(key).is_some_and(same) {
             continue;
         }
         let (service, backends) = (&now.name, now.recipe.members.len());
@@ -285,7 +286,13 @@ fn log_standing(before: &Plan, after: &Plan) {
                 info!(%service, backends, "new flows go to all backends until the first checks are done");
             }
             Standing::Healthy => {
-                info!(%service, backends, "new flows go to the healthy backends");
+                info!(%service, backends, priority = now.priority, "new flows go to the healthy backends");
+            }
+            Standing::BelowFloor => {
+                warn!(
+                    %service, backends, priority = now.priority,
+                    "below min_healthy: new flows go to suspect backends, too"
+                );
             }
             Standing::FailOpen => {
                 warn!(%service, backends, "fail open: no backend is healthy, new flows go to all of them");

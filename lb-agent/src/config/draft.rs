@@ -59,6 +59,7 @@ pub(super) struct BackendDraft {
     pub(super) name: Option<At<String>>,
     pub(super) address: Option<At<SocketAddr>>,
     weight: Option<u32>,
+    priority: Option<u32>,
 }
 
 /// Reads the text. `None` when it is not TOML.
@@ -227,8 +228,9 @@ fn read_backend(reader: &mut Reader, mut backend: Section<'_>) -> BackendDraft {
     };
     let weight =
         backend.read(reader, "weight", values::integer(1, u16::MAX.into())).or(BackendSpec::WEIGHT.into());
+    let priority = backend.read(reader, "priority", values::integer(0, u8::MAX.into())).or(0);
     backend.finish(reader);
-    BackendDraft { name, address, weight }
+    BackendDraft { name, address, weight, priority }
 }
 
 impl Draft {
@@ -266,6 +268,7 @@ impl ServiceDraft {
 impl BackendDraft {
     fn build(self) -> Option<BackendSpec> {
         let weight = u16::try_from(self.weight?).ok()?;
-        Some(BackendSpec { weight, ..BackendSpec::new(self.name?.value, self.address?.value) })
+        let priority = u8::try_from(self.priority?).ok()?;
+        Some(BackendSpec { weight, priority, ..BackendSpec::new(self.name?.value, self.address?.value) })
     }
 }

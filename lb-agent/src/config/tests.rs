@@ -110,13 +110,13 @@ fn values_and_defaults() {
         (5, "rest = \"90s\"\nidle_timeout = \"24h\""),
         (
             8,
-            "vip = \"10.77.0.100:80\"\nscheduler = \"least-conn\"\nretries = 0\nrequests = false\ndrain_idle = \"0s\"\ndrain_deadline = \"1h\"",
+            "vip = \"10.77.0.100:80\"\nscheduler = \"least-conn\"\nretries = 0\nmin_healthy = \"50%\"\nrequests = false\ndrain_idle = \"0s\"\ndrain_deadline = \"1h\"",
         ),
         (
             10,
             "path = \"/x?y=1\"\nhost = \"h:1\"\nexpect_status = \"200-399\"\nexpect_body = \"OK\"\ngrace = \"0s\"",
         ),
-        (13, "address = \"10.77.0.11:8088\"\nweight = 65535"),
+        (13, "address = \"10.77.0.11:8088\"\nweight = 65535\npriority = 255"),
         (
             18,
             "name = \"six\"\nscheduler = \"round-robin\"\nhealth = { type = \"tcp\", interval = \"1m 30s\", rise = 1 }",
@@ -140,7 +140,8 @@ fn values_and_defaults() {
         (superset.forwarding, superset.scheduler, superset.requests),
         (Forwarding::Nat, Scheduler::LeastConn, false)
     );
-    assert_eq!((superset.policy.retries, six.policy), (0, Policy::default()));
+    assert_eq!(superset.policy, Policy { retries: 0, min_healthy: 50 });
+    assert_eq!((six.policy, six.policy.retries), (Policy::default(), 2));
     let probe = ProbeKind::Http {
         path: "/x?y=1".into(),
         host: Some("h:1".into()),
@@ -159,7 +160,7 @@ fn values_and_defaults() {
     assert_eq!(superset.health, health);
     assert_eq!(superset.drain, DrainSpec { idle: Duration::ZERO, deadline: Duration::from_secs(3600) });
     assert_eq!(six.drain, DrainSpec::default());
-    assert_eq!(superset.backends[0].weight, 65_535);
+    assert_eq!((superset.backends[0].weight, superset.backends[0].priority), (65_535, 255));
     assert_eq!(
         (six.scheduler, &six.health.probe, six.health.rise),
         (Scheduler::RoundRobin, &ProbeKind::Tcp, 1)
@@ -309,6 +310,19 @@ fn each_error() {
         (
             &[(7, "name = \"a\"\nrequests = \"yes\"")],
             "8: service[0].requests: is a string; give true or false",
+        ),
+        (
+            &[(7, "name = \"a\"\nmin_healthy = 50")],
+            "8: service[0].min_healthy: is an integer; give a string, as \"50%\"",
+        ),
+        (
+            &[(7, "name = \"a\"\nmin_healthy = \"101%\"")],
+            "8: service[0].min_healthy: \"101%\" is not a share; give a whole number of percent",
+        ),
+        (&[(7, "name = \"a\"\nmin_healthy = \"0.5\"")], "8: service[0].min_healthy: \"0.5\" is not a share"),
+        (
+            &[(13, "address = \"10.77.0.11:8088\"\npriority = 256")],
+            "14: service[0].backend[0].priority: 256 is out of range; give a whole number of 0 to 255",
         ),
         (&[(9, "[service.helth]")], "9: service[0].helth: unknown key; did you mean health?"),
         (

@@ -77,6 +77,9 @@ impl Checker {
         for id in members {
             let backend = tables.backends.get(id).filter(|b| b.is_live());
             let backend = backend.ok_or_else(|| format!("ring names backend {id}, which is not live"))?;
+            if backend.is_dead() {
+                return Err(format!("ring names backend {id}, which is called dead"));
+            }
             if backend.service != service {
                 return Err(format!("ring names backend {id} of service {}", backend.service));
             }

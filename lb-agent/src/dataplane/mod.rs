@@ -178,7 +178,8 @@ pub fn describe(op: &Op) -> String {
         Op::SetSnat(block, address) => format!("map SNAT, block {block}: write {address}"),
         Op::SetBackend(id, backend) if backend.is_live() => {
             let address = SocketAddr::new(backend.addr.into(), u16::from_be(backend.port));
-            format!("map BACKENDS, id {id}: write {address}, generation {}", backend.generation)
+            let dead = if backend.is_dead() { ", dead" } else { "" };
+            format!("map BACKENDS, id {id}: write {address}, generation {}{dead}", backend.generation)
         }
         Op::SetBackend(id, _) => format!("map BACKENDS, id {id}: take the live flag"),
         Op::SetRing(key, ring) => format!("map RINGS, {key}: write ring of {}", ring.backends),

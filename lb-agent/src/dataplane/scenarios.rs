@@ -10,6 +10,7 @@ use lb_common::backend::Backend;
 
 use super::faulty::{Fault, Faulty};
 use super::{Dataplane, Tables, converge, describe, invariant};
+use crate::model::HealthState;
 use crate::plan::{Plan, ServicePlan, plan};
 use crate::reconcile::reconcile;
 
@@ -41,6 +42,7 @@ pub fn all(ifindexes: [u32; 2]) -> Vec<Scenario> {
         .backend("one", "10.77.0.13:8088")
         .service("two", "10.77.0.100:443", &["10.77.0.11:8443"])
         .service("six", "[fd77::100]:80", &["[fd77::11]:8088", "[fd77::12]:8088"]);
+    let spare = three.clone().priority("10.77.0.13:8088", 1).policy("one", |p| p.min_healthy = 60);
     vec![
         Scenario {
             name: "services and backends come and go",
@@ -66,6 +68,21 @@ pub fn all(ifindexes: [u32; 2]) -> Vec<Scenario> {
                 ),
                 ("one back", three.clone().sick("10.77.0.11:8088").sick("10.77.0.13:8088")),
                 ("all back", three.clone()),
+            ],
+        },
+        Scenario {
+            name: "priorities and the floor",
+            steps: vec![
+                ("all usable", spare.clone()),
+                ("the last of the first dead", spare.clone().sick("10.77.0.11:8088").sick("10.77.0.12:8088")),
+                ("one is back", spare.clone().sick("10.77.0.12:8088")),
+                ("below the floor", spare.clone().state("10.77.0.12:8088", HealthState::Suspect)),
+                ("a suspect one dies", spare.clone().sick("10.77.0.12:8088")),
+                ("fail open", {
+                    let none = spare.clone().sick("10.77.0.11:8088").sick("10.77.0.12:8088");
+                    none.sick("10.77.0.13:8088")
+                }),
+                ("all back", spare),
             ],
         },
         Scenario {

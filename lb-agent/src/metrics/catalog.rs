@@ -54,6 +54,8 @@ families! {
     REDIRECT_TARGET = "lb_interface_redirect_target" Gauge ["interface"] "1 while frames that are redirected to the interface arrive, 0 while they are lost; absent when none are, or the kernel does not say.";
 
     SERVICE_FAIL_OPEN = "lb_service_fail_open" Gauge ["service"] "1 while every backend is unhealthy or draining, and new flows go to those that there are.";
+    SERVICE_BELOW_FLOOR = "lb_service_below_floor" Gauge ["service"] "1 while suspect backends get new flows too, because less than `min_healthy` of the others are usable.";
+    SERVICE_PRIORITY = "lb_service_priority" Gauge ["service"] "Priority number of the backends that get new flows; absent while no backend is usable.";
     SERVICE_BACKENDS = "lb_service_backends" Gauge ["service", "state"] "Backends by health state.";
     SERVICE_PACKETS = "lb_service_packets_total" Counter ["service", "direction"] "Packets that were forwarded.";
     SERVICE_BYTES = "lb_service_bytes_total" Counter ["service", "direction"] "Bytes of forwarded IP packets, without Ethernet headers.";

@@ -16,13 +16,15 @@ use crate::status::{BackendStatus, ServiceStatus, Status};
 /// Gives the latest published status.
 pub type StatusSource = Box<dyn Fn() -> Arc<Status> + Send + Sync>;
 
-const FAMILIES: [Family; 13] = [
+const FAMILIES: [Family; 15] = [
     cat::BUILD_INFO,
     cat::READY,
     cat::CONFIG_LOADED,
     cat::XDP_MODE,
     cat::REDIRECT_TARGET,
     cat::SERVICE_FAIL_OPEN,
+    cat::SERVICE_BELOW_FLOOR,
+    cat::SERVICE_PRIORITY,
     cat::SERVICE_BACKENDS,
     cat::BACKEND_UP,
     cat::BACKEND_STATE,
@@ -78,13 +80,20 @@ fn node(s: &Status) -> Vec<proto::MetricFamily> {
     ]
 }
 
-fn services(services: &[ServiceStatus]) -> [proto::MetricFamily; 2] {
-    let open = services.iter().map(|s| sample(&cat::SERVICE_FAIL_OPEN, &[&s.name], flag(s.fail_open)));
+fn services(services: &[ServiceStatus]) -> [proto::MetricFamily; 4] {
+    let per = |f: &Family, get: fn(&ServiceStatus) -> Option<f64>| {
+        family(f, services.iter().filter_map(|s| Some(sample(f, &[&s.name], get(s)?))).collect())
+    };
     let states = services.iter().flat_map(|s| {
         HealthState::ALL
             .map(|h| sample(&cat::SERVICE_BACKENDS, &[&s.name, h.name()], float(s.in_state(h) as u64)))
     });
-    [family(&cat::SERVICE_FAIL_OPEN, open.collect()), family(&cat::SERVICE_BACKENDS, states.collect())]
+    [
+        per(&cat::SERVICE_FAIL_OPEN, |s| Some(flag(s.fail_open))),
+        per(&cat::SERVICE_BELOW_FLOOR, |s| Some(flag(s.is_below_floor()))),
+        per(&cat::SERVICE_PRIORITY, |s| s.priority.map(f64::from)),
+        family(&cat::SERVICE_BACKENDS, states.collect()),
+    ]
 }
 
 fn backends(services: &[ServiceStatus]) -> [proto::MetricFamily; 4] {

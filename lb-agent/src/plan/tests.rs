@@ -9,6 +9,8 @@ use crate::dataplane::scenarios::World;
 use crate::maglev::members_of;
 use crate::model::PortFacts;
 
+mod standing;
+
 const A: &str = "10.77.0.11:80";
 const B: &str = "10.77.0.12:80";
 const C: &str = "10.77.0.13:80";

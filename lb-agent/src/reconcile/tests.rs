@@ -87,6 +87,20 @@ fn writes_in_order() {
     );
 }
 
+/// A new flow must not be sent to a backend whose flows are answered with resets.
+#[test]
+fn a_backend_is_called_dead_while_no_ring_names_it() {
+    let world = World::new(PORTS).service("one", "10.77.0.100:80", &["10.77.0.11:80", "10.77.0.12:80"]);
+    let all = plan(&world.inputs(), &Plan::default()).unwrap();
+    let one = plan(&world.clone().sick("10.77.0.11:80").inputs(), &all).unwrap();
+    let list =
+        |from: &Plan, to: &Plan| reconcile(&from.tables, &to.tables).iter().map(describe).collect::<Vec<_>>();
+    let (ring, backend) =
+        ("map RINGS, service id 0: write ring of", "map BACKENDS, id 1: write 10.77.0.11:80,");
+    assert_eq!(list(&all, &one), [format!("{ring} 1"), format!("{backend} generation 1, dead")]);
+    assert_eq!(list(&one, &all), [format!("{backend} generation 1"), format!("{ring} 2")]);
+}
+
 #[test]
 fn a_refused_write_is_made_by_the_next_try() {
     let world = World::new(PORTS).service("one", "10.77.0.100:80", &["10.77.0.11:80"]);
@@ -142,7 +156,9 @@ fn a_backend_that_moves_leaves_the_ring_first() {
 /// A small universe, so that ids are fought for: which of the services exist, with which of the backends, each in
 /// some state, and which of the interfaces and SNAT addresses there are.
 fn world() -> impl Strategy<Value = World> {
-    let backend = (0u8..4, any::<bool>(), prop::sample::select(vec![1u16, 50, 100, 65_535]));
+    let weight = prop::sample::select(vec![1u16, 50, 100, 65_535]);
+    // Whether it exists, and its state, whether it is resolved, its weight and priority.
+    let backend = (0u8..5, any::<bool>(), weight, 0u8..2);
     let service = (any::<bool>(), any::<bool>(), prop::collection::vec(backend, 3));
     (prop::collection::vec(service, 3), 0u8..3, 0usize..3).prop_map(|(services, ports, snat)| {
         let nets: [&[&str]; 3] = [&["10.0.0.1/32"], &["fd77::/127", "10.0.0.1/32"], &["10.0.1.0/30"]];
@@ -153,12 +169,14 @@ fn world() -> impl Strategy<Value = World> {
             if *exists && *round_robin {
                 world = world.round_robin(&name);
             }
-            for (b, &(state, resolved, weight)) in backends.iter().enumerate().filter(|(_, b)| b.0 > 0) {
+            world = world.policy(&name, |p| p.min_healthy = 60);
+            for (b, &(state, resolved, weight, priority)) in
+                backends.iter().enumerate().filter(|(_, b)| b.0 > 0)
+            {
                 let address = format!("10.77.1.{}:80", b + s);
-                world = world.backend(&name, &address).weight(&address, weight);
+                world = world.backend(&name, &address).weight(&address, weight).priority(&address, priority);
                 world = if resolved { world } else { world.unresolved(&format!("10.77.1.{}", b + s)) };
-                let key = *world.health.keys().find(|k| k.address.to_string() == address).unwrap();
-                world.health.insert(key, HealthState::ALL[usize::from(state)]);
+                world = world.state(&address, HealthState::ALL[usize::from(state) - 1]);
             }
         }
         match ports {

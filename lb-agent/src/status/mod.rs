@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataplane::{Counters, SlotCensus};
 use crate::model::HealthState;
+use crate::plan::Standing;
 use lb_common::flow::State;
 
 /// Everything at one moment. Numbers that the data path counts are filled in by [`Status::fill`].
@@ -70,9 +71,11 @@ pub struct ServiceStatus {
     pub forwarding: String,
     /// `least-waiting`, `least-conn`, `maglev`, `round-robin`.
     pub scheduler: String,
-    /// Which backends get new flows: `healthy` ones, all but draining ones (`fail-open`), draining ones because there
+    /// Which backends get new flows: `healthy` ones, suspect ones as well (`below-floor`), all but draining ones (`fail-open`), draining ones because there
     /// are no others (`draining`), or none because no next hop is known (`unresolved`) or there is no backend (`empty`).
     pub standing: String,
+    /// The priority number of the backends that get new flows; absent while no backend is usable.
+    pub priority: Option<u8>,
     /// No backend is both healthy and not draining, and new flows go to those that there are.
     pub fail_open: bool,
     /// In the order of the configuration.
@@ -92,6 +95,8 @@ pub struct BackendStatus {
     pub generation: Option<u16>,
     /// Configured weight.
     pub weight: u16,
+    /// Configured priority number; those of the lowest that is usable get new flows.
+    pub priority: u8,
     /// Whether it gets new flows.
     pub in_ring: bool,
     /// `starting`, `healthy`, `suspect`, `dead`.
@@ -182,6 +187,18 @@ impl Status {
 }
 
 impl ServiceStatus {
+    /// Whether suspect backends get new flows, because too few others are usable.
+    #[must_use]
+    pub fn is_below_floor(&self) -> bool {
+        self.standing == Standing::BelowFloor.name()
+    }
+
+    /// Whether this backend gets new flows only when others are not usable any more.
+    #[must_use]
+    pub fn is_standby(&self, backend: &BackendStatus) -> bool {
+        self.priority.is_some_and(|serving| backend.priority > serving)
+    }
+
     /// How many backends are in this state.
     #[must_use]
     pub fn in_state(&self, state: HealthState) -> usize {

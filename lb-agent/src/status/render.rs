@@ -65,6 +65,7 @@ fn write_service(out: &mut String, s: &ServiceStatus, now: SystemTime) -> fmt::R
         (_, "unresolved") => ", UNRESOLVED: no next hop is known, packets are dropped",
         (_, "empty") => ", EMPTY: no backend, packets are dropped",
         (_, "draining") => ", DRAINING: no other backend can be reached, draining ones get flows",
+        (_, "below-floor") => ", BELOW FLOOR: too few backends are healthy, suspect ones get flows too",
         (true, _) => ", FAIL OPEN: no backend is healthy, all of them get flows",
         (false, _) => "",
     };
@@ -73,7 +74,7 @@ fn write_service(out: &mut String, s: &ServiceStatus, now: SystemTime) -> fmt::R
         "BACKEND", "ADDRESS", "STATE", "FOR", "WEIGHT", "RING", "FLOWS", "WAITING", "NEW", "NEXT HOP", "WHY",
     ];
     let mut rows = vec![head.map(str::to_owned)];
-    rows.extend(s.backends.iter().map(|b| row(b, now)));
+    rows.extend(s.backends.iter().map(|b| row(b, ring(s, b), now)));
     write_columns(out, &rows)?;
     for b in &s.backends {
         if let Some(why) = &b.unresolved {
@@ -83,7 +84,7 @@ fn write_service(out: &mut String, s: &ServiceStatus, now: SystemTime) -> fmt::R
     Ok(())
 }
 
-fn row(b: &BackendStatus, now: SystemTime) -> [String; 11] {
+fn row(b: &BackendStatus, ring: &str, now: SystemTime) -> [String; 11] {
     let hop = b.next_hop.as_ref().map_or_else(
         || "UNRESOLVED".to_owned(),
         |h| {
@@ -97,13 +98,22 @@ fn row(b: &BackendStatus, now: SystemTime) -> [String; 11] {
         b.state.clone(),
         ago(b.since, now),
         b.weight.to_string(),
-        if b.in_ring { "yes" } else { "no" }.to_owned(),
+        ring.to_owned(),
         number(b.flows),
         number(b.waiting),
         number(b.new_flows),
         hop,
         b.why.clone(),
     ]
+}
+
+/// Whether it gets new flows.
+fn ring(s: &ServiceStatus, b: &BackendStatus) -> &'static str {
+    match b.in_ring {
+        true => "yes",
+        false if s.is_standby(b) => "standby",
+        false => "no",
+    }
 }
 
 fn write_columns<const N: usize>(out: &mut String, rows: &[[String; N]]) -> fmt::Result {
@@ -159,6 +169,10 @@ mod tests {
         s.not_ready = vec!["eth0: not attached".into(), "superset/superset-1: not checked yet".into()];
         s.services[0].fail_open = true;
         s.services.push(ServiceStatus { standing: "unresolved".into(), ..s.services[0].clone() });
+        let mut few = s.services[0].clone();
+        (few.standing, few.fail_open, few.priority) = ("below-floor".into(), false, Some(1));
+        (few.backends[0].priority, few.backends[1].priority) = (1, 2);
+        s.services.push(few);
         s.flow_table = None;
         s.interfaces[0].xdp_mode = "generic".into();
         s.interfaces[0].not_native = Some("the MTU is too large".into());
@@ -181,6 +195,8 @@ mod tests {
             "NOT READY: eth0: not attached; superset/superset-1: not checked yet",
             "nat maglev, FAIL OPEN: no backend is healthy",
             "nat maglev, UNRESOLVED: no next hop is known",
+            "nat maglev, BELOW FLOOR: too few backends are healthy, suspect ones get flows too",
+            "100     standby  ",
             "flow table: cannot be read",
             "interface eth0: xdp generic, 02:00:00:00:00:aa, not native: the MTU is too large",
             "interface eth1: xdp native, 02:00:00:00:00:aa, LOSES what is forwarded to it\n",

@@ -78,7 +78,7 @@ impl Table {
         self.lb.change(|world| {
             for (key, health) in &mut world.health {
                 let up = addresses.contains(&key.address);
-                *health = if up { HealthState::Healthy } else { HealthState::Dead };
+                *health = if up { HealthState::Healthy } else { HealthState::Suspect };
             }
         });
     }

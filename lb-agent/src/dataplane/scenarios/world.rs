@@ -125,10 +125,15 @@ impl World {
 
     /// With a dead backend, in every service that has it.
     #[must_use]
-    pub fn sick(mut self, address: &str) -> Self {
-        for (_, state) in self.health.iter_mut().filter(|(key, _)| key.address.to_string() == address) {
-            *state = HealthState::Dead;
-        }
+    pub fn sick(self, address: &str) -> Self {
+        self.state(address, HealthState::Dead)
+    }
+
+    /// With a backend in this state, in every service that has it.
+    #[must_use]
+    pub fn state(mut self, address: &str, state: HealthState) -> Self {
+        let health = self.health.iter_mut().filter(|(key, _)| key.address.to_string() == address);
+        health.for_each(|(_, old)| *old = state);
         self
     }
 
@@ -149,9 +154,27 @@ impl World {
 
     /// With this weight of a backend.
     #[must_use]
-    pub fn weight(mut self, address: &str, weight: u16) -> Self {
+    pub fn weight(self, address: &str, weight: u16) -> Self {
+        self.spec(address, |b| b.weight = weight)
+    }
+
+    /// With this priority of a backend.
+    #[must_use]
+    pub fn priority(self, address: &str, priority: u8) -> Self {
+        self.spec(address, |b| b.priority = priority)
+    }
+
+    /// With another policy of a service.
+    #[must_use]
+    pub fn policy(mut self, service: &str, change: impl Fn(&mut Policy)) -> Self {
+        let services = self.services.iter_mut().filter(|s| s.name == service);
+        services.for_each(|s| change(&mut s.policy));
+        self
+    }
+
+    fn spec(mut self, address: &str, change: impl Fn(&mut BackendSpec)) -> Self {
         let backends = self.services.iter_mut().flat_map(|s| &mut s.backends);
-        backends.filter(|b| b.name == address).for_each(|b| b.weight = weight);
+        backends.filter(|b| b.name == address).for_each(change);
         self
     }
 
