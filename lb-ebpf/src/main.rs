@@ -22,6 +22,7 @@ mod icmp;
 mod maps;
 mod packet;
 mod parse;
+mod rings;
 mod select;
 mod service;
 mod stats;

@@ -11,9 +11,10 @@ use lb_common::flow::Slot;
 use lb_common::hint::Hint;
 use lb_common::node::{MAX_PORTS, Node};
 use lb_common::reason::REASONS;
-use lb_common::ring::Ring;
 use lb_common::service::{MAX_RINGS, MAX_SERVICES, Service, ServiceKey, VipFlags};
 use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
+
+use crate::rings::RingArray;
 
 /// The node's configuration: one value.
 #[btf_map]
@@ -41,7 +42,7 @@ pub(crate) static SERVICES: Array<Service, { MAX_SERVICES as usize }> = Array::n
 
 /// Rings by service id, then rings of near backends: each an inner map of one value.
 #[btf_map]
-pub(crate) static RINGS: ArrayOfMaps<Array<Ring, 1>, { MAX_RINGS as usize }> = ArrayOfMaps::new();
+pub(crate) static RINGS: ArrayOfMaps<RingArray, { MAX_RINGS as usize }> = ArrayOfMaps::new();
 
 /// Round-robin position by service id.
 #[btf_map]

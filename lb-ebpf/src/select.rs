@@ -6,7 +6,7 @@ use lb_common::reason::Reason;
 use lb_common::ring::{RING_SIZE, Ring, ring_index};
 use lb_common::service::{SCHEDULER_LEAST_CONN, SCHEDULER_ROUND_ROBIN, Service};
 
-use crate::{atomic, maps};
+use crate::{atomic, maps, rings};
 
 /// A backend and its id.
 pub(crate) type Choice = (u16, &'static Backend);
@@ -14,7 +14,7 @@ pub(crate) type Choice = (u16, &'static Backend);
 /// The backend that a new flow with this ring hash goes to.
 #[inline(always)]
 pub(crate) fn backend(id: u16, service: &Service, hash: u64) -> Result<Choice, Reason> {
-    let ring = maps::RINGS.get_value(u32::from(id), &0).ok_or(Reason::NoBackend)?;
+    let ring = rings::get(u32::from(id)).ok_or(Reason::NoBackend)?;
     if ring.backends == 0 {
         return Err(Reason::NoBackend);
     }
