@@ -1,6 +1,6 @@
 //! Rings, in and out of the array of rings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
@@ -12,7 +12,7 @@ use super::error::{because, failure};
 use super::sys;
 use crate::dataplane::{DataplaneError, Op, RingKey};
 
-/// Swaps that are under way at once. Each waits for the kernel, and all of them for the same.
+/// System calls that are under way at once. Each waits for the kernel, and all of them for the same.
 const AT_ONCE: usize = 32;
 
 /// The map `RINGS`. The kernel compares an inner map with the template that the object has.
@@ -29,7 +29,7 @@ impl Rings {
     ///
     /// The kernel returns when no packet can be using the old one (an RCU grace period), so this takes some
     /// milliseconds to tens of them; many threads that wait at once wait for the same.
-    pub(super) fn set(&self, key: RingKey, ring: Option<&Ring>) -> Result<(), DataplaneError> {
+    fn set(&self, key: RingKey, ring: Option<&Ring>) -> Result<(), DataplaneError> {
         let Some(ring) = ring else {
             let index = index(key, "remove")?;
             // SAFETY: an array of maps has 32-bit keys.
@@ -45,20 +45,29 @@ impl Rings {
 
     /// Carries out swaps of different rings, many at once.
     pub(super) fn set_all(&self, swaps: &[Swap<'_>]) -> Result<(), DataplaneError> {
-        let each = swaps.len().div_ceil(AT_ONCE).max(1);
-        let run =
+        let set =
             |share: &[Swap<'_>]| share.iter().try_for_each(|(key, ring)| self.set(*key, ring.map(|r| &**r)));
-        thread::scope(|scope| {
-            let start = |share| {
-                let thread =
-                    thread::Builder::new().name("rings".into()).spawn_scoped(scope, move || run(share));
-                thread.map_err(|e| failure("map RINGS: start a thread", &e))
-            };
-            let threads: Vec<_> = swaps.chunks(each).map(start).collect();
-            let panicked = |_| Err(because("map RINGS: write", "a thread panicked"));
-            // The scope waits for all of them, whatever comes of the first.
-            threads.into_iter().try_for_each(|thread| thread?.join().unwrap_or_else(panicked))
-        })
+        at_once(swaps, set).map(drop)
+    }
+
+    /// The rings at these places, of those that there are. One that is `known` and is still the same is shared.
+    ///
+    /// Kernels before 6.8 wait as long for a look at a map of maps as for a change (`bpf_map_copy_value`), also when
+    /// nothing is found: so nothing should be asked for that cannot be there, and what is asked for waits together.
+    pub(super) fn read_all(
+        &self,
+        keys: &[RingKey],
+        known: &BTreeMap<RingKey, Arc<Ring>>,
+    ) -> Result<BTreeMap<RingKey, Arc<Ring>>, DataplaneError> {
+        let read = |share: &[RingKey]| {
+            let mut buffer = Ring::empty();
+            let mut found = Vec::new();
+            for key in share {
+                found.extend(self.read(*key, known.get(key), &mut buffer)?.map(|ring| (*key, ring)));
+            }
+            Ok(found)
+        };
+        Ok(at_once(keys, read)?.into_iter().flatten().collect())
     }
 
     /// A handle for one write: aya wants it exclusively, and threads share the map.
@@ -68,7 +77,7 @@ impl Rings {
     }
 
     /// A ring, or `None` when there is none. `known` is returned when it is equal.
-    pub(super) fn read(
+    fn read(
         &self,
         key: RingKey,
         known: Option<&Arc<Ring>>,
@@ -100,6 +109,28 @@ impl Rings {
         }
         MapData::from_id(id).map(Some).map_err(|e| failure(what(key, "read"), &e))
     }
+}
+
+/// Has threads do the work, each its share of the items, and gives what came of the shares in their order. A single
+/// item needs no thread.
+fn at_once<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&[T]) -> Result<R, DataplaneError> + Sync,
+) -> Result<Vec<R>, DataplaneError> {
+    if items.len() <= 1 {
+        return Ok(vec![work(items)?]);
+    }
+    let (each, work) = (items.len().div_ceil(AT_ONCE), &work);
+    thread::scope(|scope| {
+        let start = |share| {
+            let thread = thread::Builder::new().name("rings".into()).spawn_scoped(scope, move || work(share));
+            thread.map_err(|e| failure("map RINGS: start a thread", &e))
+        };
+        let threads: Vec<_> = items.chunks(each).map(start).collect();
+        let panicked = |_| Err(because("map RINGS", "a thread panicked"));
+        // The scope waits for all of them, whatever comes of the first.
+        threads.into_iter().map(|thread| thread?.join().unwrap_or_else(panicked)).collect()
+    })
 }
 
 /// The next ring at a place, or none.

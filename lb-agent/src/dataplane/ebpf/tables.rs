@@ -1,6 +1,6 @@
 //! Reading the maps into [`Tables`], and carrying out [`Op`]s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use lb_common::addr::Addr;
 use lb_common::backend::Backend;
 use lb_common::node::Node;
 use lb_common::ring::Ring;
-use lb_common::service::Service;
+use lb_common::service::{SERVICE_NEAR, Service};
 use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
 use nix::net::if_::if_indextoname;
 
@@ -25,12 +25,13 @@ type KnownRings = Mutex<BTreeMap<RingKey, Arc<Ring>>>;
 
 /// Reads everything back. Unused entries are left out.
 pub(super) fn read(maps: &Maps, known: &KnownRings) -> Result<Tables, DataplaneError> {
+    let services = entries(&maps.services, "SERVICES", Service::is_live)?;
     Ok(Tables {
         node: maps.node.get(&0, 0).map_err(|e| failure("map NODE: read", &e))?,
         snat: entries(&maps.snat, "SNAT", |a: &Addr| *a != Addr::UNSPECIFIED)?,
         backends: entries(&maps.backends, "BACKENDS", |b: &Backend| *b != Backend::EMPTY)?,
-        rings: read_rings(maps, known)?,
-        services: entries(&maps.services, "SERVICES", Service::is_live)?,
+        rings: read_rings(maps, known, &services)?,
+        services,
         vips: pairs(maps.vips.iter(), "VIPS")?,
         service_ids: pairs::<_, u32>(maps.service_ids.iter(), "SERVICE_IDS")?
             .into_iter()
@@ -67,17 +68,20 @@ fn to_id<K: TryFrom<u32>>(name: &str, id: u32) -> Result<K, DataplaneError> {
     K::try_from(id).map_err(|_| because(format!("map {name}: read"), format!("there is no id {id}")))
 }
 
-fn read_rings(maps: &Maps, known: &KnownRings) -> Result<BTreeMap<RingKey, Arc<Ring>>, DataplaneError> {
+/// The rings of services, and those that were written to these maps for whatever service. Another one, which no packet
+/// can reach, would not be seen.
+fn read_rings(
+    maps: &Maps,
+    known: &KnownRings,
+    services: &BTreeMap<u16, Service>,
+) -> Result<BTreeMap<RingKey, Arc<Ring>>, DataplaneError> {
     let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut buffer = Ring::empty();
-    let mut out = BTreeMap::new();
-    for key in RingKey::every() {
-        if let Some(ring) = maps.rings.read(key, known.get(&key), &mut buffer)? {
-            out.insert(key, ring);
-        }
-    }
-    known.clone_from(&out);
-    Ok(out)
+    let near = services.iter().filter(|(_, service)| service.flags & SERVICE_NEAR != 0);
+    let near = near.map(|(id, _)| RingKey::Near(*id));
+    let used = services.keys().map(|id| RingKey::All(*id)).chain(near);
+    let keys: BTreeSet<_> = used.chain(known.keys().copied()).collect();
+    *known = maps.rings.read_all(&Vec::from_iter(keys), &known)?;
+    Ok(known.clone())
 }
 
 /// Carries out writes in order; swaps of rings that follow one another wait together.
@@ -119,17 +123,14 @@ pub(super) fn apply(maps: &mut Maps, known: &KnownRings, op: &Op) -> Result<(), 
     }
 }
 
+/// A ring is known before it is written, and until it is removed: one of these writes may fail when others are through.
 fn swap_rings(maps: &Maps, known: &KnownRings, swaps: &[Swap<'_>]) -> Result<(), DataplaneError> {
-    match swaps {
-        [(key, ring)] => maps.rings.set(*key, ring.map(|ring| &**ring))?,
-        _ => maps.rings.set_all(swaps)?,
-    }
     let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-    for (key, ring) in swaps {
-        match ring {
-            Some(ring) => drop(known.insert(*key, Arc::clone(ring))),
-            None => drop(known.remove(key)),
-        }
+    let possible = swaps.iter().filter(|(key, _)| key.index().is_some());
+    known.extend(possible.filter_map(|(key, ring)| Some((*key, Arc::clone((*ring)?)))));
+    maps.rings.set_all(swaps)?;
+    for (key, _) in swaps.iter().filter(|(_, ring)| ring.is_none()) {
+        known.remove(key);
     }
     Ok(())
 }
