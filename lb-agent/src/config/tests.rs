@@ -1,3 +1,5 @@
+mod request;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use hyper::http::uri::{Authority, PathAndQuery};
 use ipnet::IpNet;
 use lb_common::hash::PORTS_PER_BUCKET;
 use toml::de::DeValue;
 
 use super::reader::Bad;
+use crate::health::request;
 
 /// No timeout in the file is longer: the data path counts time in 32-bit ticks that wrap after 78 hours.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -196,25 +196,22 @@ pub(super) fn status(value: &DeValue<'_>) -> Result<(u16, u16), Bad> {
 /// `path` of a check.
 pub(super) fn path(value: &DeValue<'_>) -> Result<String, Bad> {
     let path = text(value, "\"/health\"")?;
-    if path.starts_with('/') && PathAndQuery::try_from(path).is_ok() {
-        return Ok(path.to_owned());
-    }
-    Err(Bad::new(
-        format!("{path:?} is not a path"),
-        "begin with a slash and leave out spaces, as \"/health\" or \"/health?full=1\"",
-    ))
+    request::path(path).map_err(|_| {
+        Bad::new(
+            format!("{path:?} is not a path"),
+            "begin with a slash and leave out spaces, as \"/health\" or \"/health?full=1\"",
+        )
+    })?;
+    Ok(path.to_owned())
 }
 
 /// `host` of a check.
 pub(super) fn host(value: &DeValue<'_>) -> Result<String, Bad> {
     let host = text(value, "\"superset.example.com\"")?;
-    match host.parse::<Authority>() {
-        Ok(authority) if !authority.as_str().contains('@') => Ok(host.to_owned()),
-        Ok(_) | Err(_) => Err(Bad::new(
-            format!("{host:?} is not a host"),
-            "give a host name or address, with or without a port",
-        )),
-    }
+    request::host(host).map_err(|_| {
+        Bad::new(format!("{host:?} is not a host"), "give a host name or address, with or without a port")
+    })?;
+    Ok(host.to_owned())
 }
 
 /// `expect_body` of a check.

@@ -6,6 +6,7 @@
 
 pub mod fsm;
 pub mod probe;
+pub mod request;
 mod schedule;
 #[cfg(test)]
 mod testing;
@@ -25,7 +26,8 @@ use tracing::{info, warn};
 
 use crate::model::{BackendKey, HealthSpec, HealthState, ServiceSpec};
 use fsm::{CheckResult, Fsm, Rules, Transition, Why};
-use probe::{Checked, Probe, ProbeError};
+use probe::{Checked, Probe};
+use request::RequestError;
 use schedule::Schedule;
 
 /// How many observations wait for a slow reader before checks wait with them.
@@ -79,7 +81,7 @@ pub struct TargetError {
     pub service: String,
     /// What is wrong.
     #[source]
-    pub source: ProbeError,
+    pub source: RequestError,
 }
 
 impl Checker {

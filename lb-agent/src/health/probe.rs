@@ -15,13 +15,13 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
-use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
 use crate::health::fsm::{BadAnswer, CheckResult};
+use crate::health::request::{self, RequestError};
 use crate::model::{HealthSpec, ProbeKind};
 
 #[cfg(test)]
@@ -55,17 +55,6 @@ struct Http {
     body: Option<String>,
 }
 
-/// What is wrong with a [`ProbeKind`].
-#[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
-    /// The path cannot stand in a request line.
-    #[error("path {0:?}: must start with '/' and hold no spaces or control characters")]
-    Path(String),
-    /// The `Host` header cannot stand in a request.
-    #[error("host {0:?}: must be a host name or address, with or without a port")]
-    Host(String),
-}
-
 /// A check that was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checked {
@@ -80,12 +69,12 @@ impl Probe {
     ///
     /// # Errors
     /// When path or host cannot be sent as they are.
-    pub fn new(address: SocketAddr, spec: &HealthSpec) -> Result<Self, ProbeError> {
+    pub fn new(address: SocketAddr, spec: &HealthSpec) -> Result<Self, RequestError> {
         let kind = match &spec.probe {
             ProbeKind::Tcp => Kind::Tcp,
             ProbeKind::Http { path, host, status, body } => Kind::Http(Box::new(Http {
-                uri: uri(path)?,
-                host: host_header(address, host.as_deref())?,
+                uri: request::path(path)?,
+                host: request::host(&host.clone().unwrap_or_else(|| address.to_string()))?,
                 status: *status,
                 body: body.clone(),
             })),
@@ -153,24 +142,6 @@ impl Http {
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         request
-    }
-}
-
-fn uri(path: &str) -> Result<Uri, ProbeError> {
-    let error = || ProbeError::Path(path.to_owned());
-    if !path.starts_with('/') {
-        return Err(error());
-    }
-    PathAndQuery::try_from(path).map(Uri::from).map_err(|_| error())
-}
-
-fn host_header(address: SocketAddr, host: Option<&str>) -> Result<HeaderValue, ProbeError> {
-    let text = host.map_or_else(|| address.to_string(), str::to_owned);
-    match text.parse::<hyper::http::uri::Authority>() {
-        Ok(authority) if !authority.as_str().contains('@') => {
-            HeaderValue::from_str(&text).map_err(|_| ProbeError::Host(text))
-        }
-        Ok(_) | Err(_) => Err(ProbeError::Host(text)),
     }
 }
 
