@@ -160,6 +160,8 @@ pub enum ProbeKind {
         path: String,
         /// `Host` header; the backend's address by default.
         host: Option<String>,
+        /// Further headers.
+        headers: Vec<Header>,
         /// Inclusive range of status codes that are good.
         status: (u16, u16),
         /// Must occur in the first 64 KiB of the body.
@@ -167,6 +169,22 @@ pub enum ProbeKind {
     },
     /// Connect and close.
     Tcp,
+}
+
+/// A header of a check's request.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Header {
+    /// In lower case; each occurs once.
+    pub name: String,
+    /// May be a secret.
+    pub value: String,
+}
+
+impl std::fmt::Debug for Header {
+    /// Without the value.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Header").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Identity of a backend: what stays the same when names and order change.

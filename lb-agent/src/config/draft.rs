@@ -6,19 +6,17 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeTable;
 
+use super::health;
 use super::reader::{At, Found, Reader};
 use super::section::Section;
 use super::values::{self, DAY};
 use super::{AgentConfig, Announce, NatConfig, XdpMode, policy};
 use crate::logging::LogFormat;
-use crate::model::{
-    BackendSpec, DrainSpec, Forwarding, HealthSpec, Policy, ProbeKind, Scheduler, ServiceSpec,
-};
+use crate::model::{BackendSpec, DrainSpec, Forwarding, HealthSpec, Policy, Scheduler, ServiceSpec};
 
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9470);
 const SNAT_PORTS: (u16, u16) = (1024, 32_767);
 const RESET_RATE: u32 = 1000;
-const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 /// The default first.
@@ -153,7 +151,7 @@ fn read_service(reader: &mut Reader, mut service: Section<'_>) -> ServiceDraft {
         drain: read_drain(reader, &mut service),
         health: {
             let section = service.table(reader, "health");
-            read_health(reader, section)
+            health::read(reader, section)
         },
         backends: service.tables(reader, "backend").into_iter().map(|b| read_backend(reader, b)).collect(),
     };
@@ -167,55 +165,6 @@ fn read_drain(reader: &mut Reader, service: &mut Section<'_>) -> Option<DrainSpe
     let idle = service.read(reader, "drain_idle", values::duration(Duration::ZERO, HOUR)).or(default.idle);
     let deadline = service.read(reader, "drain_deadline", values::duration(SECOND, DAY)).or(default.deadline);
     Some(DrainSpec { idle: idle?, deadline: deadline? })
-}
-
-fn read_health(reader: &mut Reader, mut health: Section<'_>) -> Option<HealthSpec> {
-    let probe = read_probe(reader, &mut health);
-    let interval = health.read(reader, "interval", values::duration(100 * MILLISECOND, HOUR)).or(2 * SECOND);
-    let timeout = health.read(reader, "timeout", values::duration(10 * MILLISECOND, HOUR)).or(SECOND);
-    let rise = health.read(reader, "rise", values::integer(1, 100)).or(2);
-    let fall = health.read(reader, "fall", values::integer(1, 100)).or(3);
-    let grace = health.read(reader, "grace", values::duration(Duration::ZERO, DAY)).or(60 * SECOND);
-    let dead_after = health.read(reader, "dead_after", values::duration(SECOND, DAY)).or(30 * SECOND);
-    health.finish(reader);
-    Some(HealthSpec {
-        probe: probe?,
-        interval: interval?,
-        timeout: timeout?,
-        rise: rise?,
-        fall: fall?,
-        grace: grace?,
-        dead_after: dead_after?,
-    })
-}
-
-fn read_probe(reader: &mut Reader, health: &mut Section<'_>) -> Option<ProbeKind> {
-    let kinds = &[("http", true), ("tcp", false)];
-    let http = health.read(reader, "type", values::choice(kinds, &[])).or(true);
-    let path = health.read(reader, "path", values::path).optional();
-    let host = health.read(reader, "host", values::host).optional();
-    let status = health.read(reader, "expect_status", values::status).optional();
-    let body = health.read(reader, "expect_body", values::body).optional();
-    if http? {
-        return Some(ProbeKind::Http {
-            path: path?.unwrap_or_else(|| "/health".to_owned()),
-            host: host?,
-            status: status?.unwrap_or((200, 200)),
-            body: body?,
-        });
-    }
-    let given = |found: bool, key| found.then_some(key);
-    let useless = [
-        given(!matches!(path, Some(None)), "path"),
-        given(!matches!(host, Some(None)), "host"),
-        given(!matches!(status, Some(None)), "expect_status"),
-        given(!matches!(body, Some(None)), "expect_body"),
-    ];
-    for key in useless.into_iter().flatten() {
-        let advice = "remove it, or set type = \"http\"";
-        reader.error(&health.key(key), "has no meaning for checks of type \"tcp\"", advice);
-    }
-    Some(ProbeKind::Tcp)
 }
 
 fn read_backend(reader: &mut Reader, mut backend: Section<'_>) -> BackendDraft {

@@ -18,6 +18,7 @@ use crate::model::ServiceSpec;
 mod check;
 mod draft;
 mod error;
+mod health;
 mod node;
 mod policy;
 mod reader;

@@ -76,10 +76,26 @@ impl<'a> Section<'a> {
         for (i, value) in array.iter().enumerate() {
             let key = format!("{path}[{i}]");
             reader.remember(&key, value.span().start);
-            match convert(value.get_ref()) {
-                Ok(value) => out.push(At { key, value }),
-                Err(bad) => reader.error(&key, bad.reason, bad.advice),
-            }
+            out.extend(good(reader, key, convert(value.get_ref())));
+        }
+        Found::Value(out)
+    }
+
+    /// The entries of a table that may have any keys; what is wrong among them is reported and left out.
+    pub(super) fn entries<T>(
+        &mut self,
+        reader: &mut Reader,
+        key: &'static str,
+        convert: impl Fn(&str, &DeValue<'_>) -> Result<T, Bad>,
+    ) -> Found<Vec<At<T>>> {
+        let Some(value) = self.value(reader, key) else { return Found::Absent };
+        let path = self.key(key);
+        let Some(table) = as_table(reader, &path, value) else { return Found::Wrong };
+        let mut out = Vec::new();
+        for (name, value) in table {
+            let key = format!("{path}.{}", printable(name.get_ref()));
+            reader.remember(&key, value.span().start);
+            out.extend(good(reader, key, convert(name.get_ref(), value.get_ref())));
         }
         Found::Value(out)
     }
@@ -132,6 +148,17 @@ impl<'a> Section<'a> {
         let value = self.table?.get(key)?;
         reader.remember(&self.key(key), value.span().start);
         Some(value)
+    }
+}
+
+/// A value with its key; what is wrong is reported.
+fn good<T>(reader: &mut Reader, key: String, value: Result<T, Bad>) -> Option<At<T>> {
+    match value {
+        Ok(value) => Some(At { key, value }),
+        Err(bad) => {
+            reader.error(&key, bad.reason, bad.advice);
+            None
+        }
     }
 }
 

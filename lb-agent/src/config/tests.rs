@@ -66,7 +66,7 @@ fn example_parses_and_shows_defaults() {
         line.split_once(" = ").is_some_and(|(k, _)| k.chars().all(|c| c == '_' || c.is_ascii_lowercase()))
     };
     let uncomment = |line: &'static str| match line.strip_prefix("# ") {
-        Some(rest) if shown(rest) && !rest.starts_with("host") => rest,
+        Some(rest) if shown(rest) && !rest.starts_with("host") && !rest.starts_with("headers") => rest,
         Some(_) | None => line,
     };
     let explicit: Vec<&str> = EXAMPLE.lines().map(uncomment).collect();
@@ -147,6 +147,7 @@ fn values_and_defaults() {
     let probe = ProbeKind::Http {
         path: "/x?y=1".into(),
         host: Some("h:1".into()),
+        headers: vec![],
         status: (200, 399),
         body: Some("OK".into()),
     };

@@ -8,7 +8,8 @@ use lb_common::hash::PORTS_PER_BUCKET;
 use toml::de::DeValue;
 
 use super::reader::Bad;
-use crate::health::request;
+use crate::health::request::{self, HeaderError, MAX_HEADER_VALUE};
+use crate::model::Header;
 
 /// No timeout in the file is longer: the data path counts time in 32-bit ticks that wrap after 78 hours.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -212,6 +213,22 @@ pub(super) fn host(value: &DeValue<'_>) -> Result<String, Bad> {
         Bad::new(format!("{host:?} is not a host"), "give a host name or address, with or without a port")
     })?;
     Ok(host.to_owned())
+}
+
+/// An entry of `headers` of a check. The value may be a secret and is in no message.
+pub(super) fn header(name: &str, value: &DeValue<'_>) -> Result<Header, Bad> {
+    let value = text(value, "\"session=...\"")?;
+    let (name, _) =
+        request::header(name, value).map_err(|why| Bad::new(why.to_string(), header_advice(why)))?;
+    Ok(Header { name: name.to_string(), value: value.to_owned() })
+}
+
+fn header_advice(why: HeaderError) -> String {
+    match why {
+        HeaderError::Name => "use letters, digits and dashes".to_owned(),
+        HeaderError::Taken => "remove it; for Host there is the key host".to_owned(),
+        HeaderError::Value => format!("give at most {MAX_HEADER_VALUE} printable ASCII characters"),
+    }
 }
 
 /// `expect_body` of a check.

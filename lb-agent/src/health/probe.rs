@@ -14,7 +14,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
+use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
@@ -51,6 +51,7 @@ enum Kind {
 struct Http {
     uri: Uri,
     host: HeaderValue,
+    headers: Vec<(HeaderName, HeaderValue)>,
     status: (u16, u16),
     body: Option<String>,
 }
@@ -68,13 +69,14 @@ impl Probe {
     /// Prepares the check of the backend at `address`.
     ///
     /// # Errors
-    /// When path or host cannot be sent as they are.
+    /// When path, host or a header cannot be sent as they are.
     pub fn new(address: SocketAddr, spec: &HealthSpec) -> Result<Self, RequestError> {
         let kind = match &spec.probe {
             ProbeKind::Tcp => Kind::Tcp,
-            ProbeKind::Http { path, host, status, body } => Kind::Http(Box::new(Http {
+            ProbeKind::Http { path, host, headers, status, body } => Kind::Http(Box::new(Http {
                 uri: request::path(path)?,
                 host: request::host(&host.clone().unwrap_or_else(|| address.to_string()))?,
+                headers: request::headers(headers)?,
                 status: *status,
                 body: body.clone(),
             })),
@@ -141,6 +143,9 @@ impl Http {
         headers.insert(HOST, self.host.clone());
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        for (name, value) in &self.headers {
+            headers.insert(name.clone(), value.clone());
+        }
         request
     }
 }

@@ -16,7 +16,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn rules(interval: Duration, timeout: Duration) -> HealthSpec {
     HealthSpec {
-        probe: ProbeKind::Http { path: "/health".into(), host: None, status: (200, 200), body: None },
+        probe: ProbeKind::Http {
+            path: "/health".into(),
+            host: None,
+            headers: vec![],
+            status: (200, 200),
+            body: None,
+        },
         interval,
         timeout,
         rise: 2,
@@ -259,7 +265,13 @@ async fn a_target_that_cannot_be_checked_changes_nothing() {
     checker.set_targets(std::slice::from_ref(&good)).unwrap();
     let before = checker.states();
     let mut bad = good.clone();
-    bad.health.probe = ProbeKind::Http { path: "health".into(), host: None, status: (200, 200), body: None };
+    bad.health.probe = ProbeKind::Http {
+        path: "health".into(),
+        host: None,
+        headers: vec![],
+        status: (200, 200),
+        body: None,
+    };
     bad.backends[0].address = host(2);
     let error = checker.set_targets(&[good, bad]).unwrap_err().to_string();
     assert!(error.starts_with("service \"superset\": health: path \"health\""), "{error}");

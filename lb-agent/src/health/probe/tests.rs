@@ -2,6 +2,7 @@ use std::io::ErrorKind;
 
 use super::*;
 use crate::health::testing::{Behaviour, Server, response};
+use crate::model::Header;
 use BadAnswer::{Body, Closed, Protocol, Status};
 
 /// Far longer than anything on loopback takes.
@@ -13,6 +14,7 @@ fn http(timeout: Duration, body: Option<&str>) -> HealthSpec {
     let kind = ProbeKind::Http {
         path: "/health?full=1".into(),
         host: None,
+        headers: vec![],
         status: (200, 204),
         body: body.map(str::to_owned),
     };
@@ -87,6 +89,7 @@ async fn the_request_is_plain_and_asks_for_the_close() {
     with_host.probe = ProbeKind::Http {
         path: "/".into(),
         host: Some("bi.example.org:8088".into()),
+        headers: vec![],
         status: (200, 200),
         body: None,
     };
@@ -104,6 +107,33 @@ async fn the_request_is_plain_and_asks_for_the_close() {
     );
     let second = server.requests.recv().await.unwrap();
     assert!(second.starts_with("GET / HTTP/1.1\r\nhost: bi.example.org:8088\r\n"), "{second}");
+}
+
+#[tokio::test]
+async fn headers_of_the_configuration_are_sent() {
+    let mut server = Server::start(Behaviour::answer("200 OK", "OK")).await;
+    let header = |name: &str, value: &str| Header { name: name.into(), value: value.into() };
+    let mut checked = http(LONG, None);
+    checked.probe = ProbeKind::Http {
+        path: "/".into(),
+        host: Some("bi.example.org".into()),
+        headers: vec![header("cookie", "session=a.b-c; x=1"), header("user-agent", "mine")],
+        status: (200, 200),
+        body: None,
+    };
+    assert_eq!(check(server.address, &checked).await.result, CheckResult::Ok);
+    let request = server.requests.recv().await.unwrap();
+    let (line, headers) = request.trim_end().split_once("\r\n").unwrap();
+    assert_eq!(line, "GET / HTTP/1.1");
+    let mut headers: Vec<&str> = headers.split("\r\n").collect();
+    headers.sort_unstable();
+    let want =
+        ["connection: close", "cookie: session=a.b-c; x=1", "host: bi.example.org", "user-agent: mine"];
+    assert_eq!(headers, want);
+    assert!(
+        !format!("{checked:?} {:?}", Probe::new(server.address, &checked)).contains("session="),
+        "a secret"
+    );
 }
 
 #[tokio::test]
