@@ -26,35 +26,6 @@ fn requests(stand: &Stand, family: Family, requests: u64) {
     assert_eq!(report.ok, requests, "{report:?}");
 }
 
-/// Exit status 2 and every error on a line of its own; nothing is attached, no map is made.
-#[test]
-fn a_wrong_configuration_changes_nothing() {
-    require_agent!("a_wrong_configuration_changes_nothing");
-    let lab = Lab::new(Topology::two_arm(1)).unwrap();
-    let text = Settings::default().text(lab.topology());
-    let wrong = text.replace("xdp_mode = \"native\"", "xdp_mode = \"fast\"").replace(":80\"", "\"");
-    let mut agent = Agent::spawn(&lab, &wrong).unwrap();
-    assert_eq!(agent.process().wait(LIMIT).unwrap().code(), Some(2));
-    let log = agent.log();
-    assert_eq!(log.lines().count(), 3, "{log}");
-    assert!(log.contains("agent.xdp_mode") && log.contains("service[1].vip"), "{log}");
-    assert_eq!(xdp_modes(&lab, LB).unwrap(), BTreeMap::new());
-}
-
-/// What fits no node, or not this one, is refused as well.
-#[test]
-fn a_configuration_for_another_node_changes_nothing() {
-    require_agent!("a_configuration_for_another_node_changes_nothing");
-    let lab = Lab::new(Topology::two_arm(1)).unwrap();
-    let text = Settings::default().text(lab.topology()).replace("eth1", "eth7");
-    lab.exec(LB, &["sysctl", "-qw", "net.ipv4.ip_local_port_range=30000 60999"]).unwrap();
-    let mut agent = Agent::spawn(&lab, &text).unwrap();
-    assert_eq!(agent.process().wait(LIMIT).unwrap().code(), Some(2));
-    let log = agent.log();
-    assert!(log.contains("eth7") && log.contains("ip_local_port_range"), "{log}");
-    assert_eq!(xdp_modes(&lab, LB).unwrap(), BTreeMap::new());
-}
-
 /// SIGTERM and SIGINT end it in order, and nothing stays in the kernel.
 #[test]
 fn nothing_is_left_at_the_end() {
