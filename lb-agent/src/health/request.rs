@@ -81,7 +81,7 @@ pub fn host(text: &str) -> Result<HeaderValue, RequestError> {
 /// All headers but those that every check has.
 ///
 /// # Errors
-/// The first one that [`header`] refuses.
+/// The first one that [`header()`] refuses.
 pub fn headers(headers: &[Header]) -> Result<Vec<(HeaderName, HeaderValue)>, RequestError> {
     let refused = |h: &Header, why| RequestError::Header { name: h.name.clone(), why };
     headers.iter().map(|h| header(&h.name, &h.value).map_err(|why| refused(h, why))).collect()
