@@ -47,11 +47,13 @@ pub struct Policy {
     pub retries: u8,
     /// Below this share of the weight of all backends of a priority, in percent, suspect ones get new flows too. 0: never.
     pub min_healthy: u8,
+    /// How long it takes until a newcomer has its whole weight. 0: it has it at once.
+    pub slow_start: Duration,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { retries: MAX_RETRIES, min_healthy: 0 }
+        Self { retries: MAX_RETRIES, min_healthy: 0, slow_start: Duration::ZERO }
     }
 }
 

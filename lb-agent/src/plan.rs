@@ -5,12 +5,11 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use lb_common::addr::Addr;
-use lb_common::backend::{BACKEND_DEAD, BACKEND_LIVE, BACKEND_RESOLVED, Backend};
-use lb_common::node::{MAX_PORTS, MAX_SNAT_ADDRESSES, MAX_SNAT_RANGES};
+use lb_common::backend::Backend;
 use lb_common::ring::Ring;
 use lb_common::service::{
     SCHEDULER_LEAST_CONN, SCHEDULER_LEAST_WAITING, SCHEDULER_MAGLEV, SCHEDULER_ROUND_ROBIN, SERVICE_LIVE,
@@ -18,18 +17,27 @@ use lb_common::service::{
 };
 
 use crate::dataplane::{RingKey, Tables};
-use crate::maglev::{Member, identity, maglev, moved_slots, round_robin};
-use crate::model::{BackendKey, BackendSpec, HealthState, NextHop, NodeFacts, Scheduler, ServiceSpec};
+use crate::maglev::moved_slots;
+use crate::model::{BackendKey, HealthState, NextHop, NodeFacts, Scheduler, ServiceSpec};
 
+mod backends;
+mod error;
 mod ids;
 mod members;
 mod node;
+mod rings;
+mod weights;
 
+pub use error::PlanError;
 pub use members::Standing;
+pub use rings::Recipe;
+pub use weights::PARTS;
 
+use backends::Planned;
 use ids::{Ids, Known};
 use members::{Candidate, Chosen};
 use node::Ports;
+use weights::Weights;
 
 /// All that a plan depends on, besides the plan before.
 #[derive(Clone, Copy, Debug)]
@@ -42,8 +50,12 @@ pub struct Inputs<'a> {
     pub health: &'a BTreeMap<BackendKey, HealthState>,
     /// Backends that are to get no new flows, whatever the checks say.
     pub draining: &'a BTreeSet<BackendKey>,
+    /// Since when a newcomer is usable, on the clock of `now`; a backend that is absent is no newcomer.
+    pub risen: &'a BTreeMap<BackendKey, Duration>,
     /// Next hops of backend addresses; an address that is absent is unresolved.
     pub hops: &'a BTreeMap<IpAddr, NextHop>,
+    /// The time, since any epoch that the caller keeps to.
+    pub now: Duration,
 }
 
 /// The wanted state and how it came about.
@@ -53,6 +65,8 @@ pub struct Plan {
     pub tables: Tables,
     /// Every service; empty in a plan that was read back from the kernel.
     pub services: BTreeMap<ServiceKey, ServicePlan>,
+    /// When time alone makes another plan of the same inputs; `None` for never.
+    pub due: Option<Duration>,
 }
 
 /// How one service stands.
@@ -68,53 +82,17 @@ pub struct ServicePlan {
     pub priority: Option<u8>,
     /// Id of every backend, in the ring or not.
     pub backends: BTreeMap<BackendKey, u16>,
+    /// Newcomers, and how many of the [`PARTS`] of its weight each one has yet.
+    pub rising: BTreeMap<BackendKey, u8>,
     /// What the ring was built from.
     pub recipe: Recipe,
-}
-
-/// Two rings of the same recipe are the same ring.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recipe {
-    /// Round robin has a ring of its own kind; the others share one.
-    pub scheduler: Scheduler,
-    /// Who stands in the ring.
-    pub members: Vec<Member>,
-}
-
-/// Why there is no plan. The configuration is checked for all of this before.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// Service ids ran out.
-    #[error("service {0}: more than {max} services", max = lb_common::service::MAX_SERVICES)]
-    TooManyServices(String),
-    /// Backend ids ran out.
-    #[error("service {0}, backend {1}: more than {max} backends", max = lb_common::backend::MAX_BACKENDS - 1)]
-    TooManyBackends(String, String),
-    /// Two services for one address and port.
-    #[error("service {0}: another service has the address {1}")]
-    DuplicateService(String, SocketAddr),
-    /// Two backends of one service for one address and port.
-    #[error("service {0}: two backends have the address {1}")]
-    DuplicateBackend(String, SocketAddr),
-    /// More interfaces than the map holds.
-    #[error("interface {0}: more than {MAX_PORTS} interfaces")]
-    TooManyPorts(String),
-    /// More entries of `nat.addresses` than the map holds.
-    #[error("nat.addresses: more than {MAX_SNAT_RANGES} entries")]
-    TooManyRanges,
-    /// More SNAT addresses than the table has blocks.
-    #[error("nat.addresses: {0} makes it more than {MAX_SNAT_ADDRESSES} addresses")]
-    TooManyAddresses(ipnet::IpNet),
-    /// No bucket fits.
-    #[error("nat.ports: {0}-{1} holds no eight ports")]
-    TooFewPorts(u16, u16),
 }
 
 impl Plan {
     /// What is known after a start: the maps, but not how their rings were made.
     #[must_use]
     pub const fn read_back(tables: Tables) -> Self {
-        Self { tables, services: BTreeMap::new() }
+        Self { tables, services: BTreeMap::new(), due: None }
     }
 
     /// The ring of a service.
@@ -152,110 +130,35 @@ pub fn plan(inputs: &Inputs<'_>, previous: &Plan) -> Result<Plan, PlanError> {
     }
     let mut ids = Ids::new(Known::of(&previous.tables), inputs.services)?;
     let ports = Ports::of(&tables.node);
-    let mut services = BTreeMap::new();
+    let (mut services, mut due) = (BTreeMap::new(), None);
     for spec in inputs.services {
         let key = spec.key();
         let id = ids.service(key, spec)?;
-        let backends = plan_backends(inputs, spec, id, &ports, &mut ids, &mut tables.backends)?;
-        let candidates = candidates(inputs, spec, &backends, &tables.backends);
+        let weights = weights::weights(inputs, spec);
+        let backends = backends::plan(inputs, spec, id, &weights.now, (&ports, &mut ids))?;
+        let candidates: Vec<Candidate> = backends.iter().map(|b| b.candidate).collect();
         let Chosen { standing, priority, members } = members::choose(&spec.policy, &candidates);
-        flag_dead(&candidates, &members, &mut tables.backends);
+        tables.backends.extend(backends.iter().map(|b| (b.id, b.entry(&members))));
+
         let recipe = Recipe { scheduler: spec.scheduler, members };
-        tables.rings.insert(RingKey::All(id), ring_for(&recipe, id, key, previous));
+        let (before, place) = (previous.services.get(&key).filter(|s| s.id == id), RingKey::All(id));
+        let ring = recipe.ring(before.map(|s| &s.recipe), previous.tables.rings.get(&place));
+        tables.rings.insert(place, ring);
         tables.services.insert(id, service_entry(spec, key));
         tables.vips.insert(key.vip, if inputs.node.announce { VIP_ANNOUNCE } else { 0 });
         tables.service_ids.insert(key, id);
-        let name = spec.name.clone();
-        services.insert(key, ServicePlan { name, id, standing, priority, backends, recipe });
+
+        due = due.into_iter().chain(weights.due).min();
+        let rising = rising(&backends, &weights);
+        let (name, backends) = (spec.name.clone(), backends.iter().map(|b| (b.key, b.id)).collect());
+        services.insert(key, ServicePlan { name, id, standing, priority, backends, rising, recipe });
     }
-    Ok(Plan { tables, services })
+    Ok(Plan { tables, services, due })
 }
 
-fn plan_backends(
-    inputs: &Inputs<'_>,
-    spec: &ServiceSpec,
-    service: u16,
-    ports: &Ports,
-    ids: &mut Ids,
-    entries: &mut BTreeMap<u16, Backend>,
-) -> Result<BTreeMap<BackendKey, u16>, PlanError> {
-    let mut out = BTreeMap::new();
-    for backend in &spec.backends {
-        let key = spec.backend_key(backend);
-        let (id, generation) = ids.backend(key, spec, backend)?;
-        if out.insert(key, id).is_some() {
-            return Err(PlanError::DuplicateBackend(spec.name.clone(), backend.address));
-        }
-        let mut entry = Backend {
-            addr: Addr::from(backend.address.ip()),
-            port: backend.address.port().to_be(),
-            generation,
-            service,
-            weight: backend.weight.max(1),
-            flags: BACKEND_LIVE,
-            ..Backend::EMPTY
-        };
-        if let Some(hop) = inputs.hops.get(&backend.address.ip())
-            && let Some(port_index) = ports.index(hop.ifindex)
-        {
-            entry.flags |= BACKEND_RESOLVED;
-            (entry.mac, entry.port_index, entry.vlan) = (hop.mac, port_index, hop.vlan);
-        }
-        entries.insert(id, entry);
-    }
-    Ok(out)
-}
-
-/// The service's backends as [`members`] looks at them.
-fn candidates(
-    inputs: &Inputs<'_>,
-    spec: &ServiceSpec,
-    ids: &BTreeMap<BackendKey, u16>,
-    entries: &BTreeMap<u16, Backend>,
-) -> Vec<Candidate> {
-    let candidate = |backend: &BackendSpec| {
-        let key = spec.backend_key(backend);
-        let id = *ids.get(&key)?;
-        let weight = backend.weight.max(1);
-        Some(Candidate {
-            member: Member { identity: identity(&key), id, weight },
-            weight,
-            priority: backend.priority,
-            health: inputs.health.get(&key).copied().unwrap_or(HealthState::Starting),
-            draining: inputs.draining.contains(&key),
-            resolved: entries.get(&id).is_some_and(Backend::is_resolved),
-        })
-    };
-    spec.backends.iter().filter_map(candidate).collect()
-}
-
-/// The flows of a dead backend are lost, and their clients are told. Not so while it stands in the ring: there it is
-/// because no other is better, and its new flows would be told the same.
-fn flag_dead(candidates: &[Candidate], members: &[Member], entries: &mut BTreeMap<u16, Backend>) {
-    for dead in candidates.iter().filter(|c| c.health == HealthState::Dead) {
-        let id = dead.member.id;
-        if let Some(entry) = entries.get_mut(&id)
-            && members.iter().all(|m| m.id != id)
-        {
-            entry.flags |= BACKEND_DEAD;
-        }
-    }
-}
-
-/// The ring before, when it is of the same recipe or turns out to be equal; a new one otherwise.
-///
-/// A ring that was read back has no recipe: a crash may have left one that is older than its backends' weights.
-fn ring_for(recipe: &Recipe, id: u16, key: ServiceKey, previous: &Plan) -> Arc<Ring> {
-    let before = previous.tables.rings.get(&RingKey::All(id));
-    let same = previous.services.get(&key).is_some_and(|s| s.id == id && s.recipe == *recipe);
-    if let (true, Some(ring)) = (same, before) {
-        return Arc::clone(ring);
-    }
-    let ring = match recipe.scheduler {
-        Scheduler::RoundRobin => round_robin(&recipe.members),
-        Scheduler::Maglev | Scheduler::LeastConn | Scheduler::LeastWaiting => maglev(&recipe.members),
-    };
-    before.filter(|old| **old == ring).map_or(ring, Arc::clone)
+fn rising(backends: &[Planned], weights: &Weights) -> BTreeMap<BackendKey, u8> {
+    let parts = backends.iter().zip(&weights.parts).map(|(b, &parts)| (b.key, parts));
+    parts.filter(|(_, parts)| *parts < PARTS).collect()
 }
 
 fn service_entry(spec: &ServiceSpec, key: ServiceKey) -> Service {

@@ -7,6 +7,7 @@ pub mod core;
 pub mod drains;
 pub mod driver;
 mod egress;
+pub mod newcomers;
 pub mod program;
 mod report;
 pub mod run;

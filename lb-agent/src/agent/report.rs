@@ -12,7 +12,7 @@ use crate::admin::Published;
 use crate::admin::state::vlan_ids;
 use crate::dataplane::Dataplane;
 use crate::model::{BackendSpec, Forwarding, HealthState, NextHop, ServiceSpec};
-use crate::plan::{ServicePlan, Standing};
+use crate::plan::{PARTS, ServicePlan, Standing};
 use crate::status::{
     BackendStatus, DataplaneStatus, InterfaceStatus, NextHopStatus, ServiceStatus, Status, mac_text,
 };
@@ -167,6 +167,7 @@ impl<D: Dataplane> Report<'_, D> {
 
     fn backend(&self, service: &ServiceSpec, b: &BackendSpec, plan: Option<&ServicePlan>) -> BackendStatus {
         let id = plan.and_then(|p| p.backends.get(&service.backend_key(b)).copied());
+        let parts = plan.and_then(|p| p.rising.get(&service.backend_key(b)).copied());
         let entry = id.and_then(|id| self.writer.plan().tables.backends.get(&id));
         let in_ring = plan.is_some_and(|p| p.recipe.members.iter().any(|m| Some(m.id) == id));
         let (health, hop) = (self.world.health(service, b), self.world.hop(b.address.ip()));
@@ -176,6 +177,7 @@ impl<D: Dataplane> Report<'_, D> {
             id,
             generation: entry.map(|e| e.generation),
             weight: b.weight,
+            slow_start: parts.map(|parts| parts * (100 / PARTS)),
             priority: b.priority,
             in_ring,
             state: health.map_or(HealthState::Starting, |h| h.state).name().to_owned(),

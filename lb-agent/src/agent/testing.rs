@@ -28,6 +28,9 @@ use crate::net::hops::Hops;
 use crate::net::links::{Port, PortError};
 use crate::status::Status;
 
+/// A step a second.
+const SLOW_START: Duration = Duration::from_secs(9);
+
 /// The kernel of a test: maps, what is attached, and faults.
 #[derive(Default)]
 pub(super) struct Kernel {
@@ -125,7 +128,7 @@ pub(super) fn service(backends: u8) -> ServiceSpec {
         vip: "10.77.0.100:80".parse().unwrap(),
         forwarding: Forwarding::Nat,
         scheduler: Scheduler::LeastWaiting,
-        policy: Policy::default(),
+        policy: Policy { slow_start: SLOW_START, ..Policy::default() },
         requests: true,
         health: HealthSpec {
             probe: ProbeKind::Tcp,

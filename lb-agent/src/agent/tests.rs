@@ -70,6 +70,34 @@ async fn a_decision_is_in_the_kernel_within_100_ms() {
     assert!((20_000.0..24_000.0).contains(&moved), "a third of 65,537, seen {moved}");
 }
 
+/// The loop wakes for each step by itself, and not once more.
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_was_dead_gets_its_share_step_by_step() {
+    let mut lab = Lab::start(3);
+    all_healthy(&mut lab).await;
+    let kernel = lab.kernel.clone();
+    let weights = || kernel.lock().maps.tables().backends.values().map(|b| b.weight).collect::<Vec<_>>();
+    assert_eq!(weights(), [100, 100, 100], "nobody is a newcomer when the agent starts");
+    lab.check(1, CheckResult::Refused, Some(Dead)).await;
+    lab.until(|s| !s.services[0].backends[1].in_ring).await;
+    lab.check(1, CheckResult::Ok, Some(Healthy)).await;
+    for step in 1..=9 {
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(weights(), [100, step * 10, 100]);
+        let percent = Some(u8::try_from(step * 10).unwrap());
+        lab.until(|s| s.services[0].backends[1].slow_start == percent).await;
+        let ratio = metric(&lab, "lb_backend_slow_start_ratio{backend=\"superset-2\",service=\"superset\"}");
+        assert!((ratio - f64::from(step) / 10.0).abs() < 1e-9);
+        sleep(Duration::from_millis(500)).await;
+    }
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(weights(), [100, 100, 100]);
+    lab.until(|s| s.services[0].backends[1].slow_start.is_none()).await;
+    let writes = kernel.lock().maps.writes();
+    sleep(RESYNC * 4).await;
+    assert_eq!(kernel.lock().maps.writes(), writes);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_storm_of_decisions_is_written_in_batches_and_each_in_time() {
     let mut lab = Lab::start(4);

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -12,15 +13,19 @@ use crate::net::hops::Hops;
 use crate::plan::Inputs;
 
 use super::drains::Drains;
+use super::newcomers::Newcomers;
 
 /// All inputs of a plan, and what people want to know about them.
 #[derive(Clone, Debug)]
 pub struct World {
+    /// The plan's clock starts here.
+    epoch: Instant,
     node: NodeFacts,
     services: Vec<ServiceSpec>,
     states: BTreeMap<BackendKey, HealthState>,
     health: BTreeMap<BackendKey, Health>,
     drains: Drains,
+    newcomers: Newcomers,
     names: BTreeMap<BackendKey, (String, String)>,
     hops: BTreeMap<IpAddr, NextHop>,
     unresolved: BTreeMap<IpAddr, String>,
@@ -58,11 +63,13 @@ impl World {
             .flat_map(|s| s.backends.iter().map(|b| (s.backend_key(b), (s.name.clone(), b.name.clone()))))
             .collect();
         Self {
+            epoch: now,
             node,
             services,
             states: keys.iter().map(|(k, _)| (*k, HealthState::Starting)).collect(),
             health: keys.iter().map(|(k, _)| (*k, starting.clone())).collect(),
             drains: Drains::new(now),
+            newcomers: Newcomers::new(keys.iter().map(|(k, _)| *k)),
             names: keys.into_iter().collect(),
             hops: BTreeMap::new(),
             unresolved: BTreeMap::new(),
@@ -71,16 +78,29 @@ impl World {
         }
     }
 
-    /// What the plan is made of.
+    /// What the plan at this time is made of.
     #[must_use]
-    pub fn inputs(&self) -> Inputs<'_> {
+    pub fn inputs(&self, now: Instant) -> Inputs<'_> {
         Inputs {
             node: &self.node,
             services: &self.services,
             health: &self.states,
             draining: self.drains.keys(),
+            risen: self.newcomers.risen(),
             hops: &self.hops,
+            now: self.time(now),
         }
+    }
+
+    /// The moment that a plan gives as a time.
+    #[must_use]
+    pub fn instant(&self, time: Duration) -> Instant {
+        // No step of a plan is so far away that the clock could not tell it.
+        self.epoch.checked_add(time).unwrap_or(self.epoch)
+    }
+
+    fn time(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.epoch)
     }
 
     /// The node.
@@ -155,7 +175,10 @@ impl World {
 
     /// Takes the end of a check. Says whether anything that people see is different.
     pub fn observe(&mut self, observation: &CheckObservation) -> bool {
+        let now = self.time(observation.at);
         let Some(health) = self.health.get_mut(&observation.key) else { return false };
+        let states = (health.state, observation.change.map_or(health.state, |change| change.to));
+        self.newcomers.observe(observation.key, observation.result, states, now);
         let first = !std::mem::replace(&mut health.checked, true);
         let Some(change) = observation.change else {
             if first && health.state == HealthState::Starting {

@@ -60,6 +60,8 @@ pub struct Writer<D> {
     written: Plan,
     /// When the oldest decision fell that is not in the kernel yet.
     decided: Option<Instant>,
+    /// When the plan becomes another by itself.
+    step: Option<Instant>,
     last_start: Option<Instant>,
     failures: u32,
     retry_at: Instant,
@@ -83,6 +85,7 @@ impl<D: Dataplane> Writer<D> {
             doubtful: false,
             written: found,
             decided: None,
+            step: None,
             last_start: None,
             failures: 0,
             retry_at: Instant::now(),
@@ -140,12 +143,11 @@ impl<D: Dataplane> Writer<D> {
     /// When [`Writer::write`] is to be called next; `None` while there is nothing to write.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        let decided = self.decided?;
         if self.failures > 0 {
             return Some(self.retry_at);
         }
-        let spaced = self.last_start.map_or(decided, |start| start + SPACING);
-        Some((decided + BATCH).max(spaced))
+        let due = self.decided.map(|at| at + BATCH).into_iter().chain(self.step).min()?;
+        Some(self.last_start.map_or(due, |start| due.max(start + SPACING)))
     }
 
     /// Plans anew and writes the difference. A failure is counted, logged once, and tried again when
@@ -154,8 +156,9 @@ impl<D: Dataplane> Writer<D> {
     /// # Errors
     /// What failed; nobody has to do anything about it.
     pub fn write(&mut self, world: &World) -> Result<(), WriteError> {
-        self.last_start = Some(Instant::now());
-        match self.try_write(world) {
+        let now = Instant::now();
+        self.last_start = Some(now);
+        match self.try_write(world, now) {
             Ok(writes) => self.succeeded(writes),
             Err(e) => {
                 self.failed(&e);
@@ -195,8 +198,9 @@ impl<D: Dataplane> Writer<D> {
         }
     }
 
-    fn try_write(&mut self, world: &World) -> Result<usize, WriteError> {
-        let plan = plan::plan(&world.inputs(), &self.plan)?;
+    fn try_write(&mut self, world: &World, now: Instant) -> Result<usize, WriteError> {
+        let plan = plan::plan(&world.inputs(now), &self.plan)?;
+        self.step = plan.due.map(|due| world.instant(due));
         self.assign(&plan, world);
         log_standing(&self.plan, &plan);
         self.plan = plan;

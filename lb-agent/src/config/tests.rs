@@ -112,7 +112,7 @@ fn values_and_defaults() {
         (5, "rest = \"90s\"\nidle_timeout = \"24h\""),
         (
             8,
-            "vip = \"10.77.0.100:80\"\nscheduler = \"least-conn\"\nretries = 0\nmin_healthy = \"50%\"\nrequests = false\ndrain_idle = \"0s\"\ndrain_deadline = \"1h\"",
+            "vip = \"10.77.0.100:80\"\nscheduler = \"least-conn\"\nretries = 0\nmin_healthy = \"50%\"\nslow_start = \"30s\"\nrequests = false\ndrain_idle = \"0s\"\ndrain_deadline = \"1h\"",
         ),
         (
             10,
@@ -142,7 +142,8 @@ fn values_and_defaults() {
         (superset.forwarding, superset.scheduler, superset.requests),
         (Forwarding::Nat, Scheduler::LeastConn, false)
     );
-    assert_eq!(superset.policy, Policy { retries: 0, min_healthy: 50 });
+    let policy = Policy { retries: 0, min_healthy: 50, slow_start: Duration::from_secs(30) };
+    assert_eq!(superset.policy, policy);
     assert_eq!((six.policy, six.policy.retries), (Policy::default(), 2));
     let probe = ProbeKind::Http {
         path: "/x?y=1".into(),
@@ -326,6 +327,10 @@ fn each_error() {
         (
             &[(13, "address = \"10.77.0.11:8088\"\npriority = 256")],
             "14: service[0].backend[0].priority: 256 is out of range; give a whole number of 0 to 255",
+        ),
+        (
+            &[(7, "name = \"a\"\nslow_start = \"2h\"")],
+            "8: service[0].slow_start: \"2h\" is out of range; give a duration of 0s to 1h",
         ),
         (&[(9, "[service.helth]")], "9: service[0].helth: unknown key; did you mean health?"),
         (

@@ -16,7 +16,7 @@ use crate::status::{BackendStatus, ServiceStatus, Status};
 /// Gives the latest published status.
 pub type StatusSource = Box<dyn Fn() -> Arc<Status> + Send + Sync>;
 
-const FAMILIES: [Family; 15] = [
+const FAMILIES: [Family; 16] = [
     cat::BUILD_INFO,
     cat::READY,
     cat::CONFIG_LOADED,
@@ -30,6 +30,7 @@ const FAMILIES: [Family; 15] = [
     cat::BACKEND_STATE,
     cat::BACKEND_RESOLVED,
     cat::BACKEND_WEIGHT,
+    cat::BACKEND_SLOW_START,
     cat::UNRESOLVED,
     cat::PENDING,
 ];
@@ -96,7 +97,7 @@ fn services(services: &[ServiceStatus]) -> [proto::MetricFamily; 4] {
     ]
 }
 
-fn backends(services: &[ServiceStatus]) -> [proto::MetricFamily; 4] {
+fn backends(services: &[ServiceStatus]) -> [proto::MetricFamily; 5] {
     let all = || services.iter().flat_map(|s| s.backends.iter().map(move |b| (s.name.as_str(), b)));
     let per = |f: &Family, get: fn(&BackendStatus) -> f64| {
         family(f, all().map(|(s, b)| sample(f, &[s, &b.name], get(b))).collect())
@@ -110,6 +111,7 @@ fn backends(services: &[ServiceStatus]) -> [proto::MetricFamily; 4] {
         family(&cat::BACKEND_STATE, states.collect()),
         per(&cat::BACKEND_RESOLVED, |b| flag(b.next_hop.is_some())),
         per(&cat::BACKEND_WEIGHT, |b| f64::from(b.weight)),
+        per(&cat::BACKEND_SLOW_START, |b| f64::from(b.slow_start.unwrap_or(100)) / 100.0),
     ]
 }
 

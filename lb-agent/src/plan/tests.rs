@@ -1,5 +1,8 @@
+use std::net::SocketAddr;
+
 use lb_common::abi::ticks_of_seconds;
-use lb_common::backend::MAX_BACKENDS;
+use lb_common::addr::Addr;
+use lb_common::backend::{BACKEND_LIVE, BACKEND_RESOLVED, MAX_BACKENDS};
 use lb_common::node::PORT_TX_BY_REDIRECT;
 use lb_common::ring::RING_SIZE;
 use lb_common::service::MAX_SERVICES;
@@ -9,6 +12,7 @@ use crate::dataplane::scenarios::World;
 use crate::maglev::members_of;
 use crate::model::PortFacts;
 
+mod slow_start;
 mod standing;
 
 const A: &str = "10.77.0.11:80";

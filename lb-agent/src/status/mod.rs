@@ -95,6 +95,8 @@ pub struct BackendStatus {
     pub generation: Option<u16>,
     /// Configured weight.
     pub weight: u16,
+    /// How much of its weight counts, in percent, while its share of new flows grows; absent otherwise.
+    pub slow_start: Option<u8>,
     /// Configured priority number; those of the lowest that is usable get new flows.
     pub priority: u8,
     /// Whether it gets new flows.

@@ -97,7 +97,7 @@ fn row(b: &BackendStatus, ring: &str, now: SystemTime) -> [String; 11] {
         b.address.to_string(),
         b.state.clone(),
         ago(b.since, now),
-        b.weight.to_string(),
+        b.slow_start.map_or_else(|| b.weight.to_string(), |percent| format!("{} ({percent} %)", b.weight)),
         ring.to_owned(),
         number(b.flows),
         number(b.waiting),
@@ -171,6 +171,7 @@ mod tests {
         s.services.push(ServiceStatus { standing: "unresolved".into(), ..s.services[0].clone() });
         let mut few = s.services[0].clone();
         (few.standing, few.fail_open, few.priority) = ("below-floor".into(), false, Some(1));
+        few.backends[1].slow_start = Some(30);
         (few.backends[0].priority, few.backends[1].priority) = (1, 2);
         s.services.push(few);
         s.flow_table = None;
@@ -196,7 +197,7 @@ mod tests {
             "nat maglev, FAIL OPEN: no backend is healthy",
             "nat maglev, UNRESOLVED: no next hop is known",
             "nat maglev, BELOW FLOOR: too few backends are healthy, suspect ones get flows too",
-            "100     standby  ",
+            "100 (30 %)  standby  ",
             "flow table: cannot be read",
             "interface eth0: xdp generic, 02:00:00:00:00:aa, not native: the MTU is too large",
             "interface eth1: xdp native, 02:00:00:00:00:aa, LOSES what is forwarded to it\n",

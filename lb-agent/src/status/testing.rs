@@ -10,6 +10,7 @@ pub(crate) fn sample_status(start: SystemTime) -> Status {
         id: Some(1),
         generation: Some(1),
         weight: 100,
+        slow_start: None,
         priority: 0,
         in_ring: true,
         state: "healthy".into(),

@@ -27,8 +27,12 @@ pub struct World {
     pub health: BTreeMap<BackendKey, HealthState>,
     /// Backends that are drained.
     pub draining: BTreeSet<BackendKey>,
+    /// Since when newcomers are usable.
+    pub risen: BTreeMap<BackendKey, Duration>,
     /// Next hops; an address that is absent is unresolved.
     pub hops: BTreeMap<IpAddr, NextHop>,
+    /// The time.
+    pub now: Duration,
 }
 
 impl Default for World {
@@ -66,7 +70,9 @@ impl World {
             services: Vec::new(),
             health: BTreeMap::new(),
             draining: BTreeSet::new(),
+            risen: BTreeMap::new(),
             hops: BTreeMap::new(),
+            now: Duration::ZERO,
         };
         world.add_port(FRONT, LB_MAC);
         world
@@ -90,7 +96,9 @@ impl World {
             services: &self.services,
             health: &self.health,
             draining: &self.draining,
+            risen: &self.risen,
             hops: &self.hops,
+            now: self.now,
         }
     }
 

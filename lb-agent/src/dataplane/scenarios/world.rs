@@ -22,8 +22,12 @@ pub struct World {
     pub health: BTreeMap<BackendKey, HealthState>,
     /// Backends that are drained.
     pub draining: BTreeSet<BackendKey>,
+    /// Since when newcomers are usable.
+    pub risen: BTreeMap<BackendKey, Duration>,
     /// The backends' next hops.
     pub hops: BTreeMap<IpAddr, NextHop>,
+    /// The time.
+    pub now: Duration,
     ifindexes: [u32; 2],
 }
 
@@ -47,7 +51,9 @@ impl World {
             services: Vec::new(),
             health: BTreeMap::new(),
             draining: BTreeSet::new(),
+            risen: BTreeMap::new(),
             hops: BTreeMap::new(),
+            now: Duration::ZERO,
             ifindexes,
         };
         world.interfaces(&[0, 1]).snat(&["10.77.0.1/32", "fd77::1/128"])
@@ -61,7 +67,9 @@ impl World {
             services: self.services.as_slice(),
             health: &self.health,
             draining: &self.draining,
+            risen: &self.risen,
             hops: &self.hops,
+            now: self.now,
         }
     }
 
@@ -142,6 +150,21 @@ impl World {
     pub fn draining(mut self, address: &str) -> Self {
         let keys = self.health.keys().filter(|key| key.address.to_string() == address);
         self.draining = keys.chain(&self.draining).copied().collect();
+        self
+    }
+
+    /// With a newcomer that is usable since then, in every service that has it.
+    #[must_use]
+    pub fn risen(mut self, address: &str, since: Duration) -> Self {
+        let keys = self.health.keys().filter(|key| key.address.to_string() == address);
+        self.risen.extend(keys.map(|key| (*key, since)));
+        self
+    }
+
+    /// At this time.
+    #[must_use]
+    pub const fn at(mut self, now: Duration) -> Self {
+        self.now = now;
         self
     }
 
