@@ -69,6 +69,13 @@ impl Backend {
         self.flags & BACKEND_DEAD != 0
     }
 
+    /// Whether the next hop is known, and the backend not dead.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_reachable(&self) -> bool {
+        self.flags & (BACKEND_RESOLVED | BACKEND_DEAD) == BACKEND_RESOLVED
+    }
+
     /// Whether the next hop is known.
     #[inline(always)]
     #[must_use]

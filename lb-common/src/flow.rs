@@ -10,6 +10,7 @@
 
 use crate::abi::ticks_of_seconds;
 use crate::addr::Addr;
+use crate::offer::Offer;
 use crate::tcp::{ACK, FIN, RST, SYN};
 use crate::vlan::VlanTags;
 
@@ -170,6 +171,13 @@ impl Ctrl {
         self.is_used() && self.0 & STATE_MASK != State::Closed as u64
     }
 
+    /// Whether the backend has answered the SYN, and the flow is not over.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_answered(self) -> bool {
+        matches!(self.state(), State::Answered | State::Established)
+    }
+
     /// Whether the slot may be recycled for want of a better one.
     #[inline(always)]
     #[must_use]
@@ -281,25 +289,35 @@ impl Slot {
     #[must_use]
     pub const fn is_stale(&self, ctrl: Ctrl, now: u32, idle: u32, rest: u32) -> bool {
         match ctrl.state() {
-            State::Syn | State::Answered => self.silence(now) > rest,
-            State::Established => self.silence(now) > idle && !ctrl.is_waiting(),
+            State::Syn | State::Answered => self.silence(ctrl, now) > rest,
+            State::Established => self.silence(ctrl, now) > idle && !ctrl.is_waiting(),
             State::Free | State::Claiming | State::Closed => false,
         }
     }
 
-    /// Ticks since either side was last heard at `now`.
+    /// Ticks since either side was last heard at `now`; `ctrl` is the slot's control word.
     ///
     /// Another CPU may hear both after `now` was read, and that reader be held up for long: what is up to a minute
     /// ahead is now, and not 78 hours ago.
     #[inline(always)]
     #[must_use]
-    pub const fn silence(&self, now: u32) -> u32 {
+    pub const fn silence(&self, ctrl: Ctrl, now: u32) -> u32 {
         const AHEAD: u32 = ticks_of_seconds(60);
         let now = now.wrapping_add(AHEAD);
         let (c, b) = (now.wrapping_sub(self.client_seen), now.wrapping_sub(self.backend_seen));
+        // Until the backend has answered, its field holds no time. Without a branch, as below.
+        let unheard = (((ctrl.0 & STATE_MASK) ^ State::Syn as u64).wrapping_sub(1) >> 63) as u32;
+        let b = b | unheard.wrapping_neg();
         let silence = if c < b { c } else { b } as i64 - AHEAD as i64;
         // What is below 0 is 0; without a branch, which the verifier would follow both ways for each slot.
         (silence & !(silence >> 63)).cast_unsigned() as u32
+    }
+
+    /// What the client's SYN offered. Of meaning while the state is [`State::Syn`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn offer(&self) -> Offer {
+        Offer { sizes: self.backend_seen, rest: self.backend_next, timestamp: self.waiting_since }
     }
 }
 
@@ -322,7 +340,8 @@ mod tests {
         for base in [0u32, 5000, u32::MAX - 100] {
             let at = |client: i32, backend: i32| {
                 let seen = |t: i32| base.wrapping_add_signed(t);
-                Slot { client_seen: seen(client), backend_seen: seen(backend), ..Slot::EMPTY }.silence(base)
+                Slot { client_seen: seen(client), backend_seen: seen(backend), ..Slot::EMPTY }
+                    .silence(Ctrl::new(State::Established, 0, 0, 0), base)
             };
             assert_eq!((at(-7, -9), at(-9, -7), at(0, -9)), (7, 7, 0));
             assert_eq!((at(3, 5), at(-7, 5), at(100_000, 100_000)), (0, 0, 0));

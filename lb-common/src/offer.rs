@@ -4,125 +4,77 @@
 //! the backend has not been heard, has sent nothing, and nothing waits. The offer lives in them. An option that is not
 //! kept (fast open, multipath TCP) is left out of the second SYN, which every such option allows.
 
+use core::ptr::{from_mut, from_ref};
+
 use crate::service::MAX_RETRIES;
 
-/// Longest option block that [`Offer::write_options`] makes, in bytes.
+/// Longest option block that [`Offer::options`] makes, in bytes.
 pub const OPTIONS_LEN: usize = 20;
 
-/// A client's SYN, and on which backends it was tried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Offer {
-    /// Window, host order.
-    pub window: u16,
-    /// Maximum segment size (RFC 9293 §3.7.1), host order; 0 when there is none.
-    pub mss: u16,
-    /// Window scale (RFC 7323 §2), 0 to 14.
-    pub scale: Option<u8>,
-    /// Selective acknowledgement permitted (RFC 2018).
-    pub sack: bool,
-    /// The timestamp (RFC 7323 §3).
-    pub timestamp: Option<u32>,
-    /// Backends that had it before the one that has it now, the last first; 0 for none.
-    pub tried: [u16; MAX_RETRIES as usize],
-}
-
-/// The three words of a slot that hold an offer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OfferWords {
-    /// For `Slot::backend_seen`.
-    pub backend_seen: u32,
-    /// For `Slot::backend_next`.
-    pub backend_next: u32,
-    /// For `Slot::waiting_since`.
-    pub waiting_since: u32,
+map_value! {
+    /// An offer as it is kept: three words of a slot.
+    #[derive(Default)]
+    pub struct Offer {
+        /// Maximum segment size (RFC 9293 §3.7.1), 0 when there is none, in the upper half; window in the lower. In
+        /// `Slot::backend_seen`.
+        pub sizes: u32,
+        /// Bits 0-11 and 12-23: backends that had the SYN before the one that has it now, the last first, 0 for none.
+        /// 24-27: window scale (RFC 7323 §2), 15 for none. 28: selective acknowledgement permitted (RFC 2018). 29:
+        /// there is a timestamp. In `Slot::backend_next`.
+        pub rest: u32,
+        /// The timestamp (RFC 7323 §3). In `Slot::waiting_since`.
+        pub timestamp: u32,
+    }
 }
 
 /// Backend ids are below 4,096: 12 bits.
 const ID_BITS: u32 = 12;
 const ID_MASK: u32 = (1 << ID_BITS) - 1;
 const _: () = assert!(crate::backend::MAX_BACKENDS == 1 << ID_BITS, "a backend id has twelve bits");
-const SACK: u32 = 1 << 28;
-const TIMESTAMP: u32 = 1 << 29;
+const _: () = assert!(MAX_RETRIES == 2, "two backends are kept");
+const SCALE_SHIFT: u32 = 24;
+const SCALE_MASK: u32 = 15 << SCALE_SHIFT;
 /// Scale that stands for none: RFC 7323 §2.3 allows 14 at most.
-const NO_SCALE: u32 = 15;
+const NO_SCALE: u32 = 15 << SCALE_SHIFT;
+const HAS_SACK: u32 = 1 << 28;
+const HAS_TIMESTAMP: u32 = 1 << 29;
 
 impl Offer {
-    /// As it is kept.
+    /// A SYN without options, tried nowhere.
     #[inline(always)]
     #[must_use]
-    pub const fn pack(&self) -> OfferWords {
-        let scale = match self.scale {
-            Some(s) if s <= 14 => s as u32,
-            Some(_) => 14,
-            None => NO_SCALE,
-        };
-        let mut rest =
-            self.tried[0] as u32 & ID_MASK | (self.tried[1] as u32 & ID_MASK) << ID_BITS | scale << 24;
-        if self.sack {
-            rest |= SACK;
-        }
-        let timestamp = match self.timestamp {
-            Some(t) => {
-                rest |= TIMESTAMP;
-                t
-            }
-            None => 0,
-        };
-        OfferWords {
-            backend_seen: (self.mss as u32) << 16 | self.window as u32,
-            backend_next: rest,
-            waiting_since: timestamp,
-        }
+    pub const fn plain(window: u16) -> Self {
+        Self { sizes: window as u32, rest: NO_SCALE, timestamp: 0 }
     }
 
-    /// From what was kept.
+    /// The window of the SYN.
     #[inline(always)]
     #[must_use]
-    pub const fn unpack(words: OfferWords) -> Self {
-        let rest = words.backend_next;
-        let scale = rest >> 24 & 15;
-        Self {
-            window: words.backend_seen as u16,
-            mss: (words.backend_seen >> 16) as u16,
-            scale: if scale == NO_SCALE { None } else { Some(scale as u8) },
-            sack: rest & SACK != 0,
-            timestamp: if rest & TIMESTAMP != 0 { Some(words.waiting_since) } else { None },
-            tried: [(rest & ID_MASK) as u16, (rest >> ID_BITS & ID_MASK) as u16],
-        }
+    pub const fn window(&self) -> u16 {
+        self.sizes as u16
+    }
+
+    /// Backends that had it before the one that has it now, the last first; 0 for none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tried(&self) -> [u16; MAX_RETRIES as usize] {
+        [(self.rest & ID_MASK) as u16, (self.rest >> ID_BITS & ID_MASK) as u16]
     }
 
     /// How many backends had it before.
     #[inline(always)]
     #[must_use]
     pub const fn retries(&self) -> u8 {
-        (self.tried[0] != 0) as u8 + (self.tried[1] != 0) as u8
+        let tried = self.tried();
+        (tried[0] != 0) as u8 + (tried[1] != 0) as u8
     }
 
     /// The same SYN for another backend, after `backend` failed.
     #[inline(always)]
     #[must_use]
     pub const fn after(self, backend: u16) -> Self {
-        Self { tried: [backend, self.tried[0]], ..self }
-    }
-
-    /// Reads the options of a SYN: `len` bytes, each by `byte`, which is asked for no others. What is malformed ends
-    /// the reading, as it does in a TCP.
-    #[inline(always)]
-    #[must_use]
-    pub fn with_options(mut self, len: usize, byte: impl Fn(usize) -> Option<u8>) -> Self {
-        let mut at = 0;
-        for _ in 0..MAX_OPTIONS {
-            let Some(option) = read(at, len, &byte) else { break };
-            match (option.kind, option.len) {
-                (MSS, 4) => self.mss = option.word as u16,
-                (SCALE, 3) => self.scale = Some(if option.word > 14 { 14 } else { option.word as u8 }),
-                (SACK_PERMITTED, 2) => self.sack = true,
-                (TIMESTAMPS, 10) => self.timestamp = Some(option.word),
-                _ => {}
-            }
-            at += option.len;
-        }
-        self
+        let tried = backend as u32 & ID_MASK | (self.rest & ID_MASK) << ID_BITS;
+        Self { rest: self.rest >> (2 * ID_BITS) << (2 * ID_BITS) | tried, ..self }
     }
 
     /// The options of the SYN, always as many bytes: what was not offered is no-operations.
@@ -130,24 +82,45 @@ impl Offer {
     #[must_use]
     pub const fn options(&self) -> [u8; OPTIONS_LEN] {
         let mut out = [NOP; OPTIONS_LEN];
-        if self.mss != 0 {
-            let m = self.mss.to_be_bytes();
+        let mss = (self.sizes >> 16) as u16;
+        if mss != 0 {
+            let m = mss.to_be_bytes();
             (out[0], out[1], out[2], out[3]) = (MSS, 4, m[0], m[1]);
         }
-        if self.sack {
+        if self.rest & HAS_SACK != 0 {
             (out[4], out[5]) = (SACK_PERMITTED, 2);
         }
-        if let Some(timestamp) = self.timestamp {
-            let t = timestamp.to_be_bytes();
+        if self.rest & HAS_TIMESTAMP != 0 {
+            let t = self.timestamp.to_be_bytes();
             (out[6], out[7]) = (TIMESTAMPS, 10);
             (out[8], out[9], out[10], out[11]) = (t[0], t[1], t[2], t[3]);
             // A SYN echoes nothing.
             (out[12], out[13], out[14], out[15]) = (0, 0, 0, 0);
         }
-        if let Some(scale) = self.scale {
-            (out[17], out[18], out[19]) = (SCALE, 3, scale);
+        if self.rest & SCALE_MASK != NO_SCALE {
+            (out[17], out[18], out[19]) = (SCALE, 3, (self.rest >> SCALE_SHIFT & 15) as u8);
         }
         out
+    }
+
+    #[inline(always)]
+    const fn set_scale(&mut self, scale: u8) {
+        let scale = if scale > 14 { 14 } else { scale };
+        self.rest = self.rest & !SCALE_MASK | (scale as u32) << SCALE_SHIFT;
+    }
+}
+
+map_value! {
+    /// The reading of a SYN's options.
+    ///
+    /// It is in a map and not in registers, so that the verifier knows nothing of it: it would follow each order in which
+    /// options can come.
+    #[derive(Default)]
+    pub struct OptionReader {
+        /// What was read.
+        pub offer: Offer,
+        /// Where it stands.
+        pub at: u32,
     }
 }
 
@@ -161,47 +134,58 @@ const TIMESTAMPS: u8 = 8;
 
 /// Options that are looked at, no-operations included. Stacks send at most nine.
 const MAX_OPTIONS: usize = 16;
+/// TCP has room for 40 bytes of options.
+const AT_MASK: u32 = 63;
 
-struct Read {
-    kind: u8,
-    len: usize,
-    /// The first bytes of its value, as many as are of use.
-    word: u32,
-}
-
-/// The option at `at`, if there is one that lies within `len`.
-#[inline(always)]
-fn read(at: usize, len: usize, byte: &impl Fn(usize) -> Option<u8>) -> Option<Read> {
-    if at >= len {
-        return None;
-    }
-    let kind = byte(at)?;
-    if kind == END {
-        return None;
-    }
-    if kind == NOP {
-        return Some(Read { kind, len: 1, word: 0 });
-    }
-    if at + 1 >= len {
-        return None;
-    }
-    let size = byte(at + 1)? as usize;
-    if size < 2 || at + size > len {
-        return None;
-    }
-    let wanted = match kind {
-        MSS => 2,
-        SCALE => 1,
-        TIMESTAMPS => 4,
-        _ => 0,
-    };
-    let mut word = 0;
-    for i in 0..4 {
-        if i < wanted && i + 2 < size {
-            word = word << 8 | u32::from(byte(at + 2 + i)?);
+impl OptionReader {
+    /// Reads the options of a SYN with this window: `len` bytes, each by `byte`. What is malformed ends the reading, as
+    /// it does in a TCP.
+    #[inline(always)]
+    pub fn read(&mut self, window: u16, len: usize, byte: impl Fn(usize) -> Option<u8>) {
+        *self = Self { offer: Offer::plain(window), at: 0 };
+        for _ in 0..MAX_OPTIONS {
+            // SAFETY: our own field; volatile, so that it is read from the map indeed.
+            let at = (unsafe { from_ref(&self.at).read_volatile() } & AT_MASK) as usize;
+            let Some(size) = self.option(at, len, &byte) else { return };
+            // SAFETY: as above.
+            unsafe { from_mut(&mut self.at).write_volatile((at + size) as u32) };
         }
     }
-    Some(Read { kind, len: size, word })
+
+    /// Reads the option at `at`; its length, or `None` when there is none that lies within `len`.
+    #[inline(always)]
+    fn option(&mut self, at: usize, len: usize, byte: &impl Fn(usize) -> Option<u8>) -> Option<usize> {
+        if at >= len {
+            return None;
+        }
+        let kind = byte(at)?;
+        if kind == NOP {
+            return Some(1);
+        }
+        if kind == END || at + 1 >= len {
+            return None;
+        }
+        let size = byte(at + 1)? as usize;
+        if size < 2 || at + size > len {
+            return None;
+        }
+        let offer = &mut self.offer;
+        match (kind, size) {
+            (MSS, 4) => {
+                let mss = u16::from_be_bytes([byte(at + 2)?, byte(at + 3)?]);
+                offer.sizes = offer.sizes & 0xffff | u32::from(mss) << 16;
+            }
+            (SCALE, 3) => offer.set_scale(byte(at + 2)?),
+            (SACK_PERMITTED, 2) => offer.rest |= HAS_SACK,
+            (TIMESTAMPS, 10) => {
+                let bytes = [byte(at + 2)?, byte(at + 3)?, byte(at + 4)?, byte(at + 5)?];
+                offer.timestamp = u32::from_be_bytes(bytes);
+                offer.rest |= HAS_TIMESTAMP;
+            }
+            _ => {}
+        }
+        Some(size)
+    }
 }
 
 #[cfg(test)]
@@ -209,77 +193,68 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parse(options: &[u8]) -> Offer {
-        Offer::default().with_options(options.len(), |i| options.get(i).copied())
+    fn read(window: u16, options: &[u8]) -> Offer {
+        let mut reader = OptionReader { at: 99, ..OptionReader::default() };
+        reader.read(window, options.len(), |i| {
+            assert!(i < options.len());
+            Some(options[i])
+        });
+        reader.offer
+    }
+
+    fn offer(mss: u16, scale: Option<u8>, sack: bool, timestamp: Option<u32>) -> Offer {
+        let scale = scale.map_or(NO_SCALE, |s| u32::from(s) << SCALE_SHIFT);
+        let flags = u32::from(sack) * HAS_SACK + u32::from(timestamp.is_some()) * HAS_TIMESTAMP;
+        Offer { sizes: u32::from(mss) << 16 | 512, rest: scale | flags, timestamp: timestamp.unwrap_or(0) }
     }
 
     #[test]
     fn what_stacks_send() {
         let linux = [2, 4, 5, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7];
-        let all =
-            Offer { mss: 1460, scale: Some(7), sack: true, timestamp: Some(0x0102_0304), ..Offer::default() };
-        assert_eq!(parse(&linux), all);
-        assert_eq!(all.options(), linux);
+        let all = offer(1460, Some(7), true, Some(0x0102_0304));
+        assert_eq!(read(512, &linux), all);
+        assert_eq!((all.options(), all.window()), (linux, 512));
         let windows = [2, 4, 5, 0xb4, 1, 3, 3, 8, 1, 1, 4, 2];
-        assert_eq!(parse(&windows), Offer { scale: Some(8), timestamp: None, ..all });
+        assert_eq!(read(512, &windows), offer(1460, Some(8), true, None));
         let macos = [2, 4, 5, 0xb4, 1, 3, 3, 6, 1, 1, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 4, 2, 0, 0];
-        assert_eq!(parse(&macos), Offer { scale: Some(6), ..all });
-        assert_eq!(parse(&[]), Offer::default());
+        assert_eq!(read(512, &macos), offer(1460, Some(6), true, Some(0x0102_0304)));
+        assert_eq!(read(512, &[]), Offer::plain(512));
+        assert_eq!(Offer::plain(512).options(), [NOP; OPTIONS_LEN]);
     }
 
     #[test]
     fn malformed_options_end_the_reading() {
         for bad in [&[2][..], &[2, 4, 5], &[2, 0, 5, 5], &[2, 1], &[8, 10, 0], &[30, 40]] {
-            assert_eq!(parse(bad), Offer::default(), "{bad:?}");
+            assert_eq!(read(7, bad), Offer::plain(7), "{bad:?}");
         }
-        assert_eq!(parse(&[3, 3, 200]).scale, Some(14), "RFC 7323 §2.3");
-        let sack = Offer { sack: true, ..Offer::default() };
-        assert_eq!(parse(&[2, 3, 5, 1, 4, 2]), sack, "an option of a wrong length is skipped");
+        assert_eq!(read(512, &[3, 3, 200]), offer(0, Some(14), false, None), "RFC 7323 §2.3");
+        let skipped = read(512, &[2, 3, 5, 1, 4, 2]);
+        assert_eq!(skipped, offer(0, None, true, None), "an option of a wrong length is skipped");
     }
 
     #[test]
-    fn tried_backends_shift() {
-        let o = Offer::default();
-        assert_eq!(o.retries(), 0);
+    fn tried_backends_shift_and_nothing_else_changes() {
+        let o = offer(1460, Some(7), true, Some(9));
+        assert_eq!((o.retries(), o.tried()), (0, [0, 0]));
         let o = o.after(7);
-        assert_eq!((o.retries(), o.tried), (1, [7, 0]));
-        let o = o.after(9);
-        assert_eq!((o.retries(), o.tried), (2, [9, 7]));
-    }
-
-    fn offers() -> impl Strategy<Value = Offer> {
-        let scale = proptest::option::of(0u8..=14);
-        (any::<u16>(), any::<u16>(), scale, any::<bool>(), any::<Option<u32>>(), 0u16..4096, 0u16..4096)
-            .prop_map(|(window, mss, scale, sack, timestamp, a, b)| Offer {
-                window,
-                mss,
-                scale,
-                sack,
-                timestamp,
-                tried: [a, b],
-            })
+        assert_eq!((o.retries(), o.tried()), (1, [7, 0]));
+        let o = o.after(4095);
+        assert_eq!((o.retries(), o.tried()), (2, [4095, 7]));
+        assert_eq!(o.options(), offer(1460, Some(7), true, Some(9)).options());
     }
 
     proptest! {
         #[test]
-        fn packs_and_unpacks(offer in offers()) {
-            prop_assert_eq!(Offer::unpack(offer.pack()), offer);
-        }
-
-        #[test]
-        fn options_are_read_as_they_are_written(offer in offers()) {
-            let blank = Offer { mss: 0, scale: None, sack: false, timestamp: None, ..offer };
-            let options = offer.options();
-            let read = blank.with_options(options.len(), |i| options.get(i).copied());
-            prop_assert_eq!(read, offer);
+        fn options_are_read_as_they_are_written(
+            mss: u16, scale in proptest::option::of(0u8..=14), sack: bool, timestamp: Option<u32>,
+        ) {
+            let offer = offer(mss, scale, sack, timestamp);
+            prop_assert_eq!(read(512, &offer.options()), offer);
         }
 
         #[test]
         fn any_bytes_are_read_within_bounds(options in proptest::collection::vec(any::<u8>(), 0..=40)) {
-            let _ = Offer::default().with_options(options.len(), |i| {
-                assert!(i < options.len());
-                options.get(i).copied()
-            });
+            let _ = read(0, &options);
         }
     }
 }

@@ -9,6 +9,10 @@ pub enum Verdict {
     Drop,
     /// Back out of the interface that it came in by, rewritten into an answer.
     Reply,
+    /// Back out of the interface that it came in by, rewritten into a RST; unless there were too many of those.
+    Reset,
+    /// On, as a packet of our own making.
+    Sent,
 }
 
 macro_rules! reasons {
@@ -79,11 +83,19 @@ reasons! {
     TcpOffset = "tcp-offset" => Drop,
     /// To a VIP, with TCP flags that no TCP sends: none, SYN+FIN, SYN+RST.
     TcpFlags = "tcp-flags" => Drop,
-    /// To a service, belongs to no known flow, and is no SYN.
-    FlowUnknown = "flow-unknown" => Drop,
-    /// The backend of the flow was removed from the configuration.
-    BackendGone = "backend-gone" => Drop,
-    /// The service has no backend at all.
+    /// To a service, belongs to no known flow, and is no SYN: its sender is told.
+    FlowUnknown = "flow-unknown" => Reset,
+    /// The backend of the flow was removed from the configuration: the client is told.
+    BackendGone = "backend-gone" => Reset,
+    /// The backend of the flow is dead: the client is told.
+    BackendDead = "backend-dead" => Reset,
+    /// As one of these three, but a RST itself, which is not answered.
+    StrayReset = "stray-reset" => Drop,
+    /// As one of these, but this CPU has sent as many RSTs as it may (`agent.reset_rate`).
+    ResetLimited = "reset-limited" => Drop,
+    /// A backend's RST in answer to a SYN, turned into a SYN to another backend.
+    SynRetried = "syn-retried" => Sent,
+    /// The service has no usable backend.
     NoBackend = "no-backend" => Drop,
     /// The next hop of the chosen backend is not known.
     Unresolved = "unresolved" => Drop,

@@ -66,6 +66,36 @@ map_value! {
     }
 }
 
+map_value! {
+    /// A token bucket, per CPU.
+    pub struct Tokens {
+        /// Tokens that are left.
+        pub left: u32,
+        /// When it was last filled, in ticks.
+        pub filled: u32,
+    }
+}
+
+impl Tokens {
+    /// Takes a token at `now`. The bucket holds `rate` tokens and gets as many in `period` ticks.
+    #[inline(always)]
+    #[must_use]
+    pub const fn take(&mut self, rate: u32, now: u32, period: u32) -> bool {
+        let passed = now.wrapping_sub(self.filled);
+        let due = passed as u64 * rate as u64 / period as u64;
+        if due > 0 {
+            let left = self.left as u64 + due;
+            self.left = if left > rate as u64 { rate } else { left as u32 };
+            self.filled = now;
+        }
+        if self.left == 0 {
+            return false;
+        }
+        self.left -= 1;
+        true
+    }
+}
+
 impl BackendLoad {
     /// Nothing.
     pub const ZERO: Self = Self { flows: 0, waiting: 0, failures: 0 };
@@ -190,6 +220,19 @@ mod tests {
             assert_eq!(a.plus(&b).data_seen, want);
             assert_eq!(b.plus(&a).data_seen, want);
         }
+    }
+
+    #[test]
+    fn tokens_run_out_and_come_back() {
+        let mut bucket = Tokens { left: 0, filled: u32::MAX - 5 };
+        let period = 1000;
+        let mut take = |n: u32, now| (0..n).filter(|_| bucket.take(10, now, period)).count();
+        assert_eq!(take(20, 2000), 10, "a full period and more fills it, and no more than that");
+        assert_eq!(take(5, 2000), 0);
+        assert_eq!(take(5, 2099), 0);
+        assert_eq!(take(5, 2250), 2);
+        let mut none = Tokens { left: 0, filled: 0 };
+        assert!(!none.take(0, 5000, period), "a rate of 0 is none");
     }
 
     #[test]

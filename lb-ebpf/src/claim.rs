@@ -1,5 +1,6 @@
 //! Making a flow: a backend first, then a slot, whose index is the flow's source port.
 
+use lb_common::addr::Addr;
 use lb_common::backend::Backend;
 use lb_common::checksum::{addr_sum, delta};
 use lb_common::flow::{Ctrl, Slot, State};
@@ -8,6 +9,7 @@ use lb_common::hint::{
     Hint, age, first_way, oldest_ways, second_bucket_first, unprotected_ways, unused_ways, way_or_first,
 };
 use lb_common::node::Node;
+use lb_common::offer::Offer;
 use lb_common::reason::Reason;
 
 use crate::family::Family;
@@ -15,7 +17,7 @@ use crate::flow::{self, WAYS_U32};
 use crate::packet::{self, Packet};
 use crate::parse::{self, Frame, Segment};
 use crate::step::Position;
-use crate::{maps, select, service};
+use crate::{books, clock, hints, maps, parts, select, service, stats};
 
 /// How many slots a claim looks at before it takes its second choice.
 const TRIES: usize = 4;
@@ -46,7 +48,15 @@ pub(crate) fn open<F: Family>(packet: &Packet, known: Position) -> Result<Positi
         return Err(Reason::TableFull);
     }
     let position = Position(claimed as u32);
-    publish(node, &frame, &segment, position, ctrl, backend, tag(table_hash));
+    parts::options(packet.context(), (frame.l3 + F::LEN) as u32);
+    let offer = maps::OPTIONS.get(0).ok_or(Reason::Internal)?.offer;
+    publish(
+        node,
+        &frame,
+        &segment,
+        position,
+        &Opening { ctrl, backend, tag: tag(table_hash), offer: &offer },
+    );
     count(service_id, |s| &mut s.new_flows);
     if claimed & RECYCLED != 0 {
         count(service_id, |s| &mut s.recycled_embryonic);
@@ -72,12 +82,9 @@ fn take_slot(hash: u64, ctrl: u64, known: u32, v4: bool) -> u64 {
     let known = Position(known);
     let claimed = if known.is_some() { reclaim(node, known, ctrl) } else { claim(node, v4, hash, ctrl) };
     let Some(claimed) = claimed else { return NOTHING };
-    flow::retire(claimed.before);
-    flow::add_flows(ctrl, 1);
-    if let Some(stats) = maps::BACKEND_STATS.get_ptr_mut(u32::from(ctrl.backend())) {
-        // SAFETY: this CPU's own value.
-        unsafe { (*stats).new_flows += 1 };
-    }
+    books::retire(claimed.before);
+    books::add_flows(ctrl, 1);
+    stats::new_flow(ctrl.backend());
     let recycled = if claimed.before.is_embryonic() { RECYCLED } else { 0 };
     let unrested = if claimed.unrested { UNRESTED } else { 0 };
     u64::from(claimed.position.0) | recycled | unrested
@@ -122,7 +129,7 @@ fn claim(node: &Node, v4: bool, hash: u64, ctrl: Ctrl) -> Option<Claimed> {
         let place = places[bucket & 1];
         Position::new(first + place.block, place.bucket * WAYS_U32 + way)
     };
-    let now = flow::now();
+    let now = clock::now();
 
     // Never used: nothing to look at.
     let free = [unused_ways(hints[0].tags), unused_ways(hints[1].tags)];
@@ -210,7 +217,7 @@ struct Rest {
 #[inline(always)]
 fn rest_of(node: &Node, slot: *mut Slot, before: Ctrl, ctrl: Ctrl, now: u32) -> Rest {
     // SAFETY: points into `FLOWS`.
-    let is_over = unsafe { (*slot).silence(now) } > node.rest_ticks;
+    let is_over = unsafe { (*slot).silence(before, now) } > node.rest_ticks;
     let other = before.backend() != ctrl.backend() || before.generation() != ctrl.generation();
     Rest { is_over, other }
 }
@@ -238,7 +245,7 @@ fn last_resort(node: &Node, starts: [Position; 2], ctrl: Ctrl, now: u32) -> Opti
             let slot = slot_at(node, position)?;
             let before = flow::ctrl(slot);
             // SAFETY: points into `FLOWS`.
-            let silence = unsafe { (*slot).silence(now) };
+            let silence = unsafe { (*slot).silence(before, now) };
             let idle = matches!(before.state(), State::Established) && silence > node.idle_ticks;
             if idle && !before.is_waiting() || matches!(before.state(), State::Closed) {
                 let rest = rest_of(node, slot, before, ctrl, now);
@@ -267,50 +274,60 @@ fn take(position: Position, slot: *mut Slot, before: Ctrl, ctrl: Ctrl, unrested:
     })
 }
 
+/// A flow that is being made.
+struct Opening<'a> {
+    ctrl: Ctrl,
+    backend: &'a Backend,
+    tag: u8,
+    offer: &'a Offer,
+}
+
 /// Writes the flow into its slot and makes it visible.
 #[inline(always)]
-fn publish(
-    node: &Node,
-    frame: &Frame,
-    segment: &Segment,
-    position: Position,
-    ctrl: Ctrl,
-    backend: &Backend,
-    tag: u8,
-) {
+fn publish(node: &Node, frame: &Frame, segment: &Segment, position: Position, new: &Opening<'_>) {
+    let Opening { ctrl, backend, tag, offer } = *new;
     let bucket = position.block() * node.buckets + position.offset() / WAYS_U32;
     let (Some(slot), Some(hint), Some(snat)) =
         (slot_at(node, position), maps::HINTS.get_ptr_mut(bucket), maps::SNAT.get(position.block()))
     else {
         return;
     };
-    let now = flow::now();
+    let now = clock::now();
     let port = (node.port_base + position.offset()) as u16;
-    let addresses =
-        (addr_sum(&segment.src) + addr_sum(&segment.dst), addr_sum(snat) + addr_sum(&backend.addr));
-    let ports = (
-        u64::from(segment.sport) + u64::from(segment.dport),
-        u64::from(port.to_be()) + u64::from(backend.port),
+    let (ip_delta, l4_delta) = deltas(
+        (&segment.src, &segment.dst, segment.sport, segment.dport),
+        (snat, &backend.addr, port.to_be(), backend.port),
     );
     // SAFETY: points into `FLOWS`, and the slot is ours while its control word is `Claiming`.
     unsafe {
         (*slot).client = segment.src;
         (*slot).client_seen = now;
-        (*slot).backend_seen = now;
-        (*slot).waiting_since = now;
+        (*slot).backend_seen = offer.sizes;
+        (*slot).waiting_since = offer.timestamp;
         (*slot).client_next = segment.seq.wrapping_add(1);
-        (*slot).backend_next = 0;
+        (*slot).backend_next = offer.rest;
         (*slot).client_port = segment.sport;
-        (*slot).l4_delta = delta(addresses.0 + ports.0, addresses.1 + ports.1);
-        (*slot).ip_delta = delta(addresses.0, addresses.1);
+        (*slot).l4_delta = l4_delta;
+        (*slot).ip_delta = ip_delta;
         (*slot).vlan = frame.vlan;
         packet::copy_mac(&mut (*slot).mac, &frame.mac);
         (*slot).port_index = frame.port_index;
         (*slot).reserved = 0;
     }
-    flow::write_hint(hint, position.offset() % WAYS_U32, tag, age(now));
+    hints::write_hint(hint, position.offset() % WAYS_U32, tag, age(now));
     // The swap is a full barrier: whoever sees the state sees the fields. It cannot fail, the slot is ours.
     let _ = flow::swap(slot, ctrl.with_state(State::Claiming), ctrl);
+}
+
+/// Two addresses and two ports (network order).
+type Ends<'a> = (&'a Addr, &'a Addr, u16, u16);
+
+/// What a rewrite changes in the checksums of the IPv4 header and of TCP.
+#[inline(always)]
+pub(crate) fn deltas(old: Ends<'_>, new: Ends<'_>) -> (u16, u16) {
+    let addresses = |e: Ends<'_>| addr_sum(e.0) + addr_sum(e.1);
+    let all = |e: Ends<'_>| addresses(e) + u64::from(e.2) + u64::from(e.3);
+    (delta(addresses(old), addresses(new)), delta(all(old), all(new)))
 }
 
 #[inline(always)]

@@ -1,5 +1,5 @@
 //! Closing flows on the agent's request: what both sides have left (`Slot::is_stale`), and what belongs to a backend
-//! that is gone.
+//! that is gone or dead.
 //!
 //! The agent runs this program over a list that it found by scanning the table. The data path alone writes slots,
 //! and decides again, so a flow that has spoken in between stays.
@@ -12,8 +12,8 @@ use lb_common::hint::{TAG_PROTECTED, age};
 use lb_common::node::Node;
 
 use crate::flow::{self, WAYS_U32};
-use crate::maps;
 use crate::packet::Packet;
+use crate::{books, clock, hints, maps, track};
 
 const MAX_INDEXES: u16 = 64;
 const COUNT_AT: usize = 14;
@@ -42,22 +42,26 @@ fn close(node: &Node, index: u32) -> u32 {
     let Some(slot) = maps::FLOWS.get_ptr_mut(index) else { return 0 };
     let ctrl = flow::ctrl(slot);
     // SAFETY: points into `FLOWS`.
-    let stale = unsafe { (*slot).is_stale(ctrl, flow::now(), node.idle_ticks, node.rest_ticks) };
-    if !(stale || is_orphan(ctrl)) || !flow::swap(slot, ctrl, ctrl.closed()) {
+    let stale = unsafe { (*slot).is_stale(ctrl, clock::now(), node.idle_ticks, node.rest_ticks) };
+    if !(stale || is_orphan(ctrl)) {
         return 0;
     }
-    flow::retire(ctrl);
+    track::withdraw_offer(slot, ctrl);
+    if !flow::swap(slot, ctrl, ctrl.closed()) {
+        return 0;
+    }
+    books::retire(ctrl);
     if let Some(hint) = maps::HINTS.get_ptr_mut(index / WAYS_U32) {
-        flow::update_tag(hint, index % WAYS_U32, |tag| tag & !TAG_PROTECTED, age(flow::now()));
+        hints::update_tag(hint, index % WAYS_U32, |tag| tag & !TAG_PROTECTED, age(clock::now()));
     }
     1
 }
 
-/// Whether the flow is open and its backend was removed, or its id given to another.
+/// Whether the flow is open and its backend is dead, was removed, or its id given to another.
 #[inline(always)]
 fn is_orphan(ctrl: Ctrl) -> bool {
     ctrl.is_open()
         && !maps::BACKENDS
             .get(u32::from(ctrl.backend()))
-            .is_some_and(|b| b.is_live() && b.generation == ctrl.generation())
+            .is_some_and(|b| b.is_live() && !b.is_dead() && b.generation == ctrl.generation())
 }

@@ -42,6 +42,8 @@ pub(crate) trait Family {
     fn set_addresses(header: &mut Self::Header, src: &Addr, dst: &Addr, delta: u16);
     /// The same for a packet that goes on: TTL or hop limit falls by one.
     fn forward(header: &mut Self::Header, src: &Addr, dst: &Addr, delta: u16);
+    /// Writes the header of a packet of our own, with so many bytes behind it.
+    fn compose(header: &mut Self::Header, src: &Addr, dst: &Addr, payload: u16);
     /// Turns a header around for an answer of our own.
     fn turn_around(header: &mut Self::Header);
 }
@@ -104,6 +106,25 @@ impl Family for V4 {
         h.ttl = h.ttl.wrapping_sub(1);
         // TTL is the first byte of its 16-bit word: the word as it stands in memory falls by one.
         Self::set_addresses(h, src, dst, checksum::both(delta, checksum::negate(1)));
+    }
+
+    #[inline(always)]
+    fn compose(h: &mut Ipv4Hdr, src: &Addr, dst: &Addr, payload: u16) {
+        let len = Self::LEN as u16 + payload;
+        h.vihl = 0x45;
+        h.tos = 0;
+        h.tot_len = len.to_be_bytes();
+        h.id = [0; 2];
+        // Don't fragment: then the identification need not be unique (RFC 6864 §4.1).
+        h.frags = [0x40, 0];
+        h.ttl = OWN_TTL;
+        h.proto = PROTOCOL_TCP;
+        h.src_addr = src.v4_word().to_ne_bytes();
+        h.dst_addr = dst.v4_word().to_ne_bytes();
+        let word = |host: u16| u64::from(host.to_be());
+        let fixed = word(0x4500) + word(0x4000) + word(u16::from(OWN_TTL) << 8 | u16::from(PROTOCOL_TCP));
+        let sum = fixed + word(len) + u64::from(src.v4_word()) + u64::from(dst.v4_word());
+        h.check = (!checksum::fold(sum)).to_ne_bytes();
     }
 
     #[inline(always)]
@@ -196,6 +217,15 @@ impl Family for V6 {
     fn forward(h: &mut Ipv6Hdr, src: &Addr, dst: &Addr, delta: u16) {
         h.hop_limit = h.hop_limit.wrapping_sub(1);
         Self::set_addresses(h, src, dst, delta);
+    }
+
+    #[inline(always)]
+    fn compose(h: &mut Ipv6Hdr, src: &Addr, dst: &Addr, payload: u16) {
+        h.vcf = [0x60, 0, 0, 0];
+        h.payload_len = payload.to_be_bytes();
+        h.next_hdr = PROTOCOL_TCP;
+        h.hop_limit = OWN_TTL;
+        Self::set_addresses(h, src, dst, 0);
     }
 
     #[inline(always)]

@@ -1,9 +1,10 @@
 //! Evenkeel's XDP program: TCP flows to a VIP are spread over backends by full NAT.
 //!
-//! A packet's way: [`parse`] → [`flow`] → (miss: [`claim`], which asks [`select`]) → [`forward::nat`].
+//! A packet's way: [`parse`] → [`flow`] → (miss: [`claim`], which asks [`select`]) → [`forward::nat`], where [`track`] notes
+//! what it changes in its flow.
 //! Every early exit is an `Err(Reason)`; [`finish`] is the one place that turns an outcome into a verdict.
 //!
-//! The kernel gives a program and all that it calls 512 bytes of stack together. So the parts are functions that
+//! The kernel gives a program and all that it calls 512 bytes of stack together. So the [`parts`] are functions that
 //! begin again from the context and are called one after another, not one from another.
 #![no_std]
 #![no_main]
@@ -13,20 +14,26 @@
 
 mod announce;
 mod atomic;
+mod books;
 mod claim;
+mod clock;
 mod expire;
 mod family;
 mod flow;
 mod forward;
+mod hints;
 mod icmp;
 mod maps;
 mod packet;
 mod parse;
+mod parts;
+mod retry;
 mod rings;
 mod select;
 mod service;
 mod stats;
 mod step;
+mod track;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::xdp_md;
@@ -35,9 +42,10 @@ use aya_ebpf::programs::XdpContext;
 use lb_common::headers::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use lb_common::reason::{Reason, Verdict};
 
-use crate::family::{Family, V4, V6};
+use crate::family::{V4, V6};
 use crate::forward::Action;
 use crate::packet::Packet;
+use crate::parts::Parts;
 use crate::step::{Position, Step};
 
 /// Entry point on every configured interface.
@@ -45,28 +53,23 @@ use crate::step::{Position, Step};
 pub(crate) fn lb(context: XdpContext) -> u32 {
     let packet = Packet::new(context.ctx);
     match parse::ethertype(&packet) {
-        Some(ETHERTYPE_IPV4) => ip::<V4, UNTAGGED>(context.ctx),
-        Some(ETHERTYPE_IPV6) => ip::<V6, UNTAGGED>(context.ctx),
-        Some(ETHERTYPE_ARP) => announce(context.ctx),
+        Some(ETHERTYPE_IPV4) => ip::<V4, false>(context.ctx),
+        Some(ETHERTYPE_IPV6) => ip::<V6, false>(context.ctx),
+        Some(ETHERTYPE_ARP) => parts::announce(context.ctx),
         Some(other) if parse::is_tag(other) => tagged(context.ctx),
         Some(_) => finish(&packet, Err(Reason::NotIp)),
         None => finish(&packet, Err(Reason::ShortFrame)),
     }
 }
 
-/// The functions below are compiled once for frames without VLAN tags and once for any.
-const UNTAGGED: bool = false;
-/// See [`UNTAGGED`].
-const TAGGED: bool = true;
-
 /// The same for a frame with VLAN tags.
 #[inline(always)]
 fn tagged(context: *mut xdp_md) -> u32 {
     let packet = Packet::new(context);
     match parse::inner_ethertype(&packet) {
-        Some(ETHERTYPE_IPV4) => ip::<V4, TAGGED>(context),
-        Some(ETHERTYPE_IPV6) => ip::<V6, TAGGED>(context),
-        Some(ETHERTYPE_ARP) => announce(context),
+        Some(ETHERTYPE_IPV4) => ip::<V4, true>(context),
+        Some(ETHERTYPE_IPV6) => ip::<V6, true>(context),
+        Some(ETHERTYPE_ARP) => parts::announce(context),
         Some(other) if parse::is_tag(other) => finish(&packet, Err(Reason::VlanDepth)),
         Some(_) => finish(&packet, Err(Reason::NotIp)),
         None => finish(&packet, Err(Reason::ShortFrame)),
@@ -79,85 +82,44 @@ pub(crate) fn expire(context: XdpContext) -> u32 {
     expire::run(&Packet::new(context.ctx))
 }
 
-/// A packet of a known flow is done after one call. A SYN opens its flow and then goes the same way.
+/// Entry point for the agent, which runs it to learn what time the data path has.
+#[xdp]
+pub(crate) fn clock(_: XdpContext) -> u32 {
+    clock::now()
+}
+
+/// A packet of a known flow is done after one call. What must be decided first is decided by another function, and then
+/// the packet goes the same way.
 #[inline(always)]
-fn ip<F: Family, const TAGS: bool>(context: *mut xdp_md) -> u32 {
-    let mut step = tcp::<F, TAGS>(context, Position::NONE.0);
-    if let Step::Open(known) = Step::unpack(step) {
-        step = open::<F>(context, known.0);
-        if let Step::Forward(opened) = Step::unpack(step) {
-            step = tcp::<F, TAGS>(context, opened.0);
-        }
+fn ip<F: Parts, const TAGS: bool>(context: *mut xdp_md) -> u32 {
+    let tcp = |position: Position| {
+        if TAGS { F::tcp_tagged(context, position.0) } else { F::tcp(context, position.0) }
+    };
+    let mut step = tcp(Position::NONE);
+    let decided = match Step::unpack(step) {
+        Step::Verdict(verdict) => return verdict,
+        Step::Open(known) => F::open(context, known.0),
+        Step::Unanswered(position) => F::unanswered(context, position.0),
+        Step::Refused => F::refused(context),
+        Step::Icmp | Step::Group | Step::Reset(_) | Step::Forward(_) => step,
+    };
+    step = decided;
+    if let Step::Forward(position) = Step::unpack(decided) {
+        step = tcp(position);
     }
     match Step::unpack(step) {
         Step::Verdict(verdict) => verdict,
-        Step::Icmp => icmp::<F>(context),
-        Step::Group => announce(context),
-        // A flow that was opened a moment ago is not opened again.
-        Step::Open(_) | Step::Forward(_) => XDP_DROP,
+        Step::Icmp => F::icmp(context),
+        Step::Group => parts::announce(context),
+        Step::Reset(reason) => F::reset(context, reason),
+        // What was decided a moment ago is not decided again.
+        Step::Open(_) | Step::Forward(_) | Step::Unanswered(_) | Step::Refused => XDP_DROP,
     }
-}
-
-/// Forwards a packet of a known flow: of the one at a position, when the caller has just opened it.
-#[inline(never)]
-fn tcp<F: Family, const TAGS: bool>(context: *mut xdp_md, position: u32) -> u64 {
-    let mut packet = Packet::new(context);
-    let outcome = forward_tcp::<F, TAGS>(&mut packet, Position(position));
-    Step::pack(outcome.unwrap_or_else(|reason| Step::Verdict(finish(&packet, Err(reason)))))
-}
-
-#[inline(always)]
-fn forward_tcp<F: Family, const TAGS: bool>(packet: &mut Packet, opened: Position) -> Result<Step, Reason> {
-    let node = maps::NODE.get(0).ok_or(Reason::Internal)?;
-    let frame = parse::frame::<TAGS>(packet, node)?;
-    if !frame.local {
-        return Ok(Step::Group);
-    }
-    let ip = F::parse(packet, &frame)?;
-    if ip.protocol == F::ICMP {
-        return Ok(Step::Icmp);
-    }
-    let segment = parse::segment::<F>(packet, &frame, &ip)?;
-    if let Some(hit) = flow::of_reply(node, &segment) {
-        return forward::nat::to_client::<F>(packet, node, &frame, &segment, &hit).map(Step::from);
-    }
-    let hit = if opened.is_some() {
-        Some(flow::at(node, opened, &segment).ok_or(Reason::TableFull)?)
-    } else {
-        flow::of_client(node, &flow::Tuple::of(&segment))
-    };
-    match hit {
-        Some(hit) if segment.is_syn() && hit.is_over() => Ok(Step::Open(hit.position)),
-        Some(hit) => forward::nat::to_backend::<F>(packet, node, &frame, &segment, &hit).map(Step::from),
-        None => Ok(Step::Open(Position::NONE)),
-    }
-}
-
-/// Opens a flow for a packet that belongs to none: if it is a SYN to a service.
-#[inline(never)]
-fn open<F: Family>(context: *mut xdp_md, known: u32) -> u64 {
-    let packet = Packet::new(context);
-    let outcome = claim::open::<F>(&packet, Position(known));
-    Step::pack(outcome.map_or_else(|reason| Step::Verdict(finish(&packet, Err(reason))), Step::Forward))
-}
-
-#[inline(never)]
-fn icmp<F: Family>(context: *mut xdp_md) -> u32 {
-    let mut packet = Packet::new(context);
-    let outcome = icmp::handle::<F>(&mut packet);
-    finish(&packet, outcome)
-}
-
-#[inline(never)]
-fn announce(context: *mut xdp_md) -> u32 {
-    let mut packet = Packet::new(context);
-    let reason = announce::answer(&mut packet);
-    finish(&packet, Err(reason))
 }
 
 /// The one table from outcome to verdict.
 #[inline(always)]
-fn finish(packet: &Packet, outcome: Result<Action, Reason>) -> u32 {
+pub(crate) fn finish(packet: &Packet, outcome: Result<Action, Reason>) -> u32 {
     match outcome {
         Ok(action) => action.verdict(),
         Err(reason) => {
@@ -165,7 +127,8 @@ fn finish(packet: &Packet, outcome: Result<Action, Reason>) -> u32 {
             trace(packet, reason);
             match reason.verdict() {
                 Verdict::Pass => XDP_PASS,
-                Verdict::Drop => XDP_DROP,
+                // Resets are the business of `reset`, and what was sent on has an action.
+                Verdict::Drop | Verdict::Reset | Verdict::Sent => XDP_DROP,
                 Verdict::Reply => forward::reply(packet).verdict(),
             }
         }

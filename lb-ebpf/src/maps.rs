@@ -10,9 +10,10 @@ use lb_common::backend::{Backend, MAX_BACKENDS};
 use lb_common::flow::Slot;
 use lb_common::hint::Hint;
 use lb_common::node::{MAX_PORTS, Node};
+use lb_common::offer::OptionReader;
 use lb_common::reason::REASONS;
 use lb_common::service::{MAX_RINGS, MAX_SERVICES, Service, ServiceKey, VipFlags};
-use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
+use lb_common::stats::{BackendLoad, BackendStats, ServiceStats, Tokens};
 
 use crate::rings::RingArray;
 
@@ -63,6 +64,14 @@ pub(crate) static FLOWS: Array<Slot, 8, { BPF_F_MMAPABLE as usize }> = Array::ne
 /// Hints of the flow table's buckets.
 #[btf_map]
 pub(crate) static HINTS: Array<Hint, 1> = Array::new();
+
+/// The options of the SYN that this CPU has before it.
+#[btf_map]
+pub(crate) static OPTIONS: PerCpuArray<OptionReader, 1> = PerCpuArray::new();
+
+/// How many RSTs this CPU may send yet.
+#[btf_map]
+pub(crate) static RESETS: PerCpuArray<Tokens, 1> = PerCpuArray::new();
 
 /// Counters by reason.
 #[btf_map]

@@ -1,7 +1,7 @@
 //! The only access to packet memory.
 
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
 use lb_common::headers::{Ethernet, Icmp, LinkLayerOption, Neighbor, Tcp, VlanTag};
 use network_types::arp::ArpHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -57,8 +57,7 @@ impl Packet {
         Self { context }
     }
 
-    /// The raw context, for the log.
-    #[cfg(feature = "log")]
+    /// The raw context, for another part of the program and for the log.
     #[inline(always)]
     pub(crate) fn context(&self) -> *mut xdp_md {
         self.context
@@ -109,6 +108,19 @@ impl Packet {
     pub(crate) fn linear_len(&self) -> u64 {
         // SAFETY: the kernel's context is valid while the program runs.
         unsafe { u64::from((*self.context).data_end).wrapping_sub(u64::from((*self.context).data)) }
+    }
+
+    /// Makes the frame as long as this, or leaves it as it is when it is padded to the least length of Ethernet
+    /// (IEEE 802.3 §3.2.7, 60 bytes without its check sequence) and needs less.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn set_len(&mut self, len: usize) -> bool {
+        const LEAST: u64 = 60;
+        let now = self.len();
+        let wanted = if (len as u64) < LEAST && now >= LEAST { LEAST } else { len as u64 };
+        let change = wanted.wrapping_sub(now) as i32;
+        // SAFETY: a helper call on the program's own context; no header is borrowed (`&mut self`).
+        change == 0 || unsafe { bpf_xdp_adjust_tail(self.context, change) == 0 }
     }
 
     /// Moves the start of the frame: shorter by `delta` bytes, or longer when it is negative.

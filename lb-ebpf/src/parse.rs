@@ -3,6 +3,7 @@
 use lb_common::addr::Addr;
 use lb_common::headers::{Ethernet, TCP_LEN, Tcp, VlanTag};
 use lb_common::node::{MAX_PORTS, Node, Port};
+use lb_common::offer::OptionReader;
 use lb_common::reason::Reason;
 use lb_common::service::PROTOCOL_TCP;
 use lb_common::tcp::{ACK, SYN, flags_are_odd};
@@ -10,7 +11,7 @@ use lb_common::vlan::{ETHERTYPE_8021AD, ETHERTYPE_8021Q, VlanTags};
 
 use crate::family::Family;
 use crate::packet::{Packet, same_mac};
-use crate::service;
+use crate::{maps, service};
 
 /// Layer 2 of a frame.
 pub(crate) struct Frame {
@@ -157,6 +158,20 @@ fn tags(packet: &Packet, frame: &mut Frame) -> Result<(), Reason> {
         }
     }
     Ok(())
+}
+
+/// Reads what a SYN offers into `OPTIONS`. Its header, which begins at `l4`, was found to be whole.
+#[inline(always)]
+pub(crate) fn options(packet: &Packet, l4: usize) {
+    // Its frame's head is no longer than this: a bound that the verifier can see.
+    let l4 = l4 & 0x7f;
+    let (Some(reader), Some(tcp)) = (maps::OPTIONS.get_ptr_mut(0), packet.header::<Tcp>(l4)) else { return };
+    let len = (tcp.header_len() as usize).saturating_sub(TCP_LEN);
+    // SAFETY: this CPU's own value, and an XDP program is not interrupted by another on the same CPU.
+    let reader: &mut OptionReader = unsafe { &mut *reader };
+    // With the byte before it: a check of a single byte becomes `data < end`, of which the verifier makes nothing.
+    let byte = |at| packet.header::<[u8; 2]>(l4 + TCP_LEN - 1 + at).map(|b| b[1]);
+    reader.read(u16::from_be_bytes(tcp.window), len, byte);
 }
 
 /// The configured interface with this kernel index.

@@ -4,7 +4,11 @@ use lb_common::backend::Backend;
 use lb_common::hash::second_hash;
 use lb_common::reason::Reason;
 use lb_common::ring::{RING_SIZE, Ring, ring_index};
-use lb_common::service::{SCHEDULER_LEAST_CONN, SCHEDULER_ROUND_ROBIN, Service};
+use lb_common::service::{
+    SCHEDULER_LEAST_CONN, SCHEDULER_LEAST_WAITING, SCHEDULER_ROUND_ROBIN, SERVICE_NEAR, SPILL_ONE, Service,
+    near_ring,
+};
+use lb_common::stats::BackendLoad;
 
 use crate::{atomic, maps, rings};
 
@@ -14,26 +18,53 @@ pub(crate) type Choice = (u16, &'static Backend);
 /// The backend that a new flow with this ring hash goes to.
 #[inline(always)]
 pub(crate) fn backend(id: u16, service: &Service, hash: u64) -> Result<Choice, Reason> {
-    let ring = rings::get(u32::from(id)).ok_or(Reason::NoBackend)?;
-    if ring.backends == 0 {
+    let all = rings::get(u32::from(id)).ok_or(Reason::NoBackend)?;
+    if all.backends == 0 {
         return Err(Reason::NoBackend);
     }
+    if service.flags & SERVICE_NEAR != 0
+        && let Some(near) = rings::get(near_ring(id))
+        && near.backends != 0
+        && let Ok(near) = of_two(near, id, service, hash)
+    {
+        // A hash of its own: the other does not follow from the near ones.
+        let third = second_hash(second_hash(hash));
+        return Ok(match entry(all, position(all, third)) {
+            Ok(other) if spills(near, other, service.spill) => other,
+            _ => near,
+        });
+    }
+    of_two(all, id, service, hash)
+}
+
+/// The better one of a ring's two candidates.
+#[inline(always)]
+fn of_two(ring: &Ring, id: u16, service: &Service, hash: u64) -> Result<Choice, Reason> {
     let first = if service.scheduler == SCHEDULER_ROUND_ROBIN {
         entry(ring, next_turn(id, ring.length))
     } else {
-        entry(ring, ring_index((hash >> 32) as u32, ring.length))
+        entry(ring, position(ring, hash))
     };
-    let second = || entry(ring, ring_index((second_hash(hash) >> 32) as u32, ring.length));
-    let choice = match first {
+    let second = || entry(ring, position(ring, second_hash(hash)));
+    Ok(match first {
         Ok(a) if service.scheduler == SCHEDULER_LEAST_CONN => match second() {
-            Ok(b) if is_less_loaded(b, a) => b,
+            Ok(b) if has_fewer_flows(b, a) => b,
+            _ => a,
+        },
+        Ok(a) if service.scheduler == SCHEDULER_LEAST_WAITING => match second() {
+            Ok(b) if waits_less(b, a) => b,
             _ => a,
         },
         // The agent takes a backend without a next hop off the ring; until it has, the other candidate serves.
         Err(_) => second()?,
         Ok(a) => a,
-    };
-    Ok(choice)
+    })
+}
+
+/// A hash's position on the ring.
+#[inline(always)]
+fn position(ring: &Ring, hash: u64) -> u32 {
+    ring_index((hash >> 32) as u32, ring.length)
 }
 
 /// The backend at a position of the ring, if it can be reached.
@@ -46,8 +77,8 @@ fn entry(ring: &Ring, position: u32) -> Result<Choice, Reason> {
     // SAFETY: in bounds by the check above, which the verifier follows; indexing would add a panic.
     let id = unsafe { *ring.slots.as_ptr().add(position) };
     let backend = maps::BACKENDS.get(u32::from(id)).ok_or(Reason::Internal)?;
-    if !backend.is_live() {
-        return Err(Reason::BackendGone);
+    if !backend.is_live() || backend.is_dead() {
+        return Err(Reason::NoBackend);
     }
     if !backend.is_resolved() {
         return Err(Reason::Unresolved);
@@ -64,9 +95,49 @@ fn next_turn(id: u16, length: u32) -> u32 {
     turn.checked_rem(u64::from(length)).unwrap_or(0) as u32
 }
 
+/// A backend that is none of those: of the ring entries that follow the two candidates.
+#[inline(always)]
+pub(crate) fn another(id: u16, hash: u64, not: &[u16; 2]) -> Option<Choice> {
+    /// With two equal backends left of three, one in 2^12 SYNs finds no other.
+    const ENTRIES: usize = 12;
+    let ring = rings::get(u32::from(id))?;
+    let mut hash = hash;
+    for _ in 0..ENTRIES {
+        hash = second_hash(hash);
+        if let Ok(choice) = entry(ring, position(ring, hash))
+            && choice.0 != not[0]
+            && choice.0 != not[1]
+        {
+            return Some(choice);
+        }
+    }
+    None
+}
+
 /// Whether `a` has fewer live flows per weight than `b`.
 #[inline(always)]
-fn is_less_loaded(a: Choice, b: Choice) -> bool {
-    let flows = |c: Choice| maps::LOAD.get(u32::from(c.0)).map_or(0, |l| l.flows);
+fn has_fewer_flows(a: Choice, b: Choice) -> bool {
+    let flows = |c: Choice| load(c).flows;
     flows(a) * u64::from(b.1.weight) < flows(b) * u64::from(a.1.weight)
+}
+
+/// Whether `a` has less waiting work per weight than `b`; with as much, fewer flows.
+#[inline(always)]
+fn waits_less(a: Choice, b: Choice) -> bool {
+    let (x, y) = (load(a), load(b));
+    let (p, q) = (x.waiting * u64::from(b.1.weight), y.waiting * u64::from(a.1.weight));
+    p < q || (p == q && x.flows * u64::from(b.1.weight) < y.flows * u64::from(a.1.weight))
+}
+
+/// Whether a near backend has so much more waiting work per weight than another that the flow goes to the other. The
+/// flow itself counts on both sides, so that a single query does not send the next one away.
+#[inline(always)]
+fn spills(near: Choice, other: Choice, spill: u16) -> bool {
+    let (x, y) = (load(near).waiting + 1, load(other).waiting + 1);
+    x * u64::from(other.1.weight) * u64::from(SPILL_ONE) > y * u64::from(near.1.weight) * u64::from(spill)
+}
+
+#[inline(always)]
+fn load(choice: Choice) -> BackendLoad {
+    maps::LOAD.get(u32::from(choice.0)).copied().unwrap_or(BackendLoad::ZERO)
 }

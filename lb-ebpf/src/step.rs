@@ -9,6 +9,8 @@ pub(crate) struct Position(pub(crate) u32);
 impl Position {
     /// No slot.
     pub(crate) const NONE: Self = Self(u32::MAX);
+    /// No slot, and there is no other backend to be tried.
+    pub(crate) const LAST: Self = Self(u32::MAX - 1);
 
     #[inline(always)]
     pub(crate) fn new(block: u32, offset: u32) -> Self {
@@ -17,7 +19,7 @@ impl Position {
 
     #[inline(always)]
     pub(crate) fn is_some(self) -> bool {
-        self.0 != Self::NONE.0
+        self.0 < Self::LAST.0
     }
 
     /// Which SNAT address.
@@ -41,6 +43,12 @@ pub(crate) enum Step {
     Open(Position),
     /// Forward the packet in the flow at this place.
     Forward(Position),
+    /// The backend refuses the client's SYN: try another.
+    Refused,
+    /// The client's SYN has come again: try another backend for the flow at this place, and forward the packet.
+    Unanswered(Position),
+    /// Answer with a RST, for the reason with this number.
+    Reset(u32),
     /// Treat the packet as ICMP.
     Icmp,
     /// The frame is addressed to a group: it may be a solicitation.
@@ -63,6 +71,9 @@ impl Step {
             Self::Forward(p) => 2 << 32 | u64::from(p.0),
             Self::Icmp => 3 << 32,
             Self::Group => 4 << 32,
+            Self::Refused => 5 << 32,
+            Self::Unanswered(p) => 6 << 32 | u64::from(p.0),
+            Self::Reset(reason) => 7 << 32 | u64::from(reason),
         }
     }
 
@@ -73,7 +84,10 @@ impl Step {
             1 => Self::Open(Position(word as u32)),
             2 => Self::Forward(Position(word as u32)),
             3 => Self::Icmp,
-            _ => Self::Group,
+            4 => Self::Group,
+            5 => Self::Refused,
+            6 => Self::Unanswered(Position(word as u32)),
+            _ => Self::Reset(word as u32),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Full NAT, both ways, to the byte.
 
 use lb_common::reason::Reason;
-use lb_tests::harness::{BACKEND_NEXT, CLIENT_NEXT, FRONT, Harness, World, drops, passes, redirects, sends};
+use lb_tests::harness::{
+    BACKEND_NEXT, CLIENT_NEXT, FRONT, Harness, World, drops, passes, redirects, reset, resets, sends,
+};
 use lb_tests::lab::{LB, Lab, Topology};
 use lb_tests::packet::world::{BACKENDS, CLIENT, Family, LB_SERVER_MAC, SNAT, STRANGER_MAC, VIP};
 use lb_tests::packet::{Packet, TcpOption, tcp};
@@ -128,7 +130,11 @@ fn a_connection_ends() {
 #[test]
 fn resets_pass_both_ways() {
     require_data_path!("resets_pass_both_ways");
-    let mut lb = Harness::new(World::default());
+    let mut world = World::default();
+    for service in &mut world.services {
+        service.policy.retries = 0;
+    }
+    let mut lb = Harness::new(world);
     for family in Family::BOTH {
         let flow = lb.connect(CLIENT, family);
         let rst = from_client(family).rst();
@@ -170,7 +176,11 @@ fn what_is_no_flow_is_dropped_or_left_alone() {
         lb.connect(CLIENT, family);
         let data = || from_client(family).payload(b"x");
         for (about, packet, outcome) in [
-            ("another client port", data().from(CLIENT.port(1)).to(VIP), drops(Reason::FlowUnknown)),
+            (
+                "another client port",
+                data().from(CLIENT.port(1)).to(VIP),
+                resets(Reason::FlowUnknown, reset(family, BACKEND_NEXT).dst_port(1)),
+            ),
             ("another VIP port", data().from(CLIENT).to(VIP.port(81)), passes(Reason::NoService)),
             (
                 "a SYN to another VIP port",

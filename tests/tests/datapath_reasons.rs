@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use lb_common::reason::{Reason, Verdict};
-use lb_tests::harness::{BACKEND_NEXT, CLIENT_NEXT, Harness, World, answers, drops, passes, sends, service};
+use lb_tests::harness::{
+    BACKEND_NEXT, CLIENT_NEXT, Harness, World, answers, drops, passes, reset, resets, sends, service,
+};
 use lb_tests::packet::world::{CLIENT, Family, HOST, ROUTER, STRANGER_MAC, VIP};
 use lb_tests::packet::{
     IcmpError, Packet, arp_reply, arp_request, icmp, icmp_error, ip, neighbor_advertisement,
@@ -61,9 +63,8 @@ fn rows(family: Family) -> Vec<Row> {
         (Reason::TcpFlags, "none", to_vip().tcp_flags(0)),
         (Reason::TcpFlags, "SYN and FIN", to_vip().fin()),
         (Reason::TcpFlags, "SYN and RST", to_vip().rst()),
-        (Reason::FlowUnknown, "data", tcp(family).from(CLIENT.port(9)).to(VIP).ack(1).payload(b"x")),
-        (Reason::FlowUnknown, "SYN+ACK", tcp(family).from(CLIENT.port(9)).to(VIP).syn().ack(1)),
-        (Reason::FlowUnknown, "RST", tcp(family).from(CLIENT.port(9)).to(VIP).rst()),
+        (Reason::StrayReset, "RST", tcp(family).from(CLIENT.port(9)).to(VIP).rst()),
+        (Reason::StrayReset, "RST and ACK", tcp(family).from(CLIENT.port(9)).to(VIP).rst().ack(5)),
         (Reason::IcmpShort, "seven bytes of TCP", error(ip_header + 7)),
         (Reason::IcmpShort, "half an IP header", error(12)),
         (Reason::IcmpNoFlow, "about nothing we know", error(ip_header + 8)),
@@ -104,11 +105,15 @@ fn rows_v6() -> Vec<Row> {
 }
 
 /// Reasons with tests of their own below: they need a world, or an answer.
-const ELSEWHERE: [Reason; 8] = [
+const ELSEWHERE: [Reason; 12] = [
     Reason::UnknownPort,
     Reason::NoBackend,
     Reason::Unresolved,
+    Reason::FlowUnknown,
     Reason::BackendGone,
+    Reason::BackendDead,
+    Reason::ResetLimited,
+    Reason::SynRetried,
     Reason::TableFull,
     Reason::EchoReply,
     Reason::ArpReply,
@@ -138,7 +143,9 @@ fn each_packet_has_its_reason() {
             let outcome = match reason.verdict() {
                 Verdict::Pass => passes(reason),
                 Verdict::Drop => drops(reason),
-                Verdict::Reply => unreachable!("answers have a frame, and their own tests"),
+                Verdict::Reply | Verdict::Reset | Verdict::Sent => {
+                    unreachable!("{}: what is sent has a frame, and a test of its own", reason.name())
+                }
             };
             (format!("{}, {about} {family}", reason.name()), packet, outcome)
         },
@@ -158,7 +165,7 @@ fn a_dropped_syn_opens_no_flow() {
             (Reason::TcpOffset, segment().syn().data_offset(4)),
         ] {
             lb.check("SYN", &syn, &drops(reason));
-            lb.check("ACK", &segment().ack(1), &drops(Reason::FlowUnknown));
+            lb.check("ACK", &segment().ack(1), &resets(Reason::FlowUnknown, reset(family, 1)));
         }
     }
 }
@@ -225,7 +232,7 @@ fn a_service_without_backends_drops() {
     for family in Family::BOTH {
         lb.check("SYN", &tcp(family).from(CLIENT).to(VIP).syn(), &drops(Reason::NoBackend));
         let data = tcp(family).from(CLIENT).to(VIP).ack(1);
-        lb.check("data", &data, &drops(Reason::FlowUnknown));
+        lb.check("data", &data, &resets(Reason::FlowUnknown, reset(family, 1)));
     }
 }
 
@@ -257,7 +264,10 @@ fn flows_of_a_removed_backend_end() {
     });
     for (family, flow) in flows {
         let data = tcp(family).seq(CLIENT_NEXT).ack(BACKEND_NEXT).payload(b"x");
-        lb.check("data", &data.clone().from(CLIENT).to(VIP), &drops(Reason::BackendGone));
+        let told = resets(Reason::BackendGone, reset(family, BACKEND_NEXT));
+        lb.check("data", &data.clone().from(CLIENT).to(VIP), &told);
+        let again = resets(Reason::BackendGone, reset(family, BACKEND_NEXT));
+        lb.check("more data", &data.clone().from(CLIENT).to(VIP), &again);
         let reply = data.from(flow.backend).to(flow.snat);
         lb.check("a reply", &reply, &passes(Reason::NoService));
     }

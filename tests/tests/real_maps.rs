@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use lb_agent::agent::program::Program;
 use lb_agent::config::XdpMode;
-use lb_agent::dataplane::ebpf::{EbpfDataplane, now_ticks};
+use lb_agent::dataplane::ebpf::EbpfDataplane;
 use lb_agent::dataplane::fake::Fake;
 use lb_agent::dataplane::{Counters, Dataplane, Op, RingKey, Tables, scenarios};
 use lb_agent::flows::{Flow, FlowSummary};
@@ -217,8 +217,8 @@ fn counters_are_added_up_and_new_owners_start_at_zero() {
 }
 
 /// A flow of backend 3 that was last heard so many ticks ago.
-fn flow(state: State, generation: u16, silent: u32) -> Slot {
-    let seen = now_ticks().wrapping_sub(silent);
+fn flow(now: u32, state: State, generation: u16, silent: u32) -> Slot {
+    let seen = now.wrapping_sub(silent);
     let client = Ipv4Addr::new(192, 0, 2, 7).into();
     let ctrl = Ctrl::new(state, 1, 3, generation).0;
     Slot {
@@ -240,24 +240,25 @@ fn flows_are_seen_and_those_that_are_over_are_closed() {
             Node { idle_ticks: minute, rest_ticks: minute, buckets: 128, port_base: 1024, ..Node::EMPTY };
         kernel.apply(&Op::SetNode(Box::new(node))).unwrap();
         kernel.apply(&Op::SetBackend(3, backend(2))).unwrap();
+        let now = kernel.clock().unwrap().now();
         let waiting = |slot: Slot| Slot { ctrl: Ctrl(slot.ctrl).with_waiting(true).0, ..slot };
         let alive = [
-            flow(State::Established, 2, 0),
-            waiting(flow(State::Established, 2, 2 * minute)),
-            flow(State::Syn, 2, 0),
-            flow(State::Closed, 1, 2 * minute),
+            flow(now, State::Established, 2, 0),
+            waiting(flow(now, State::Established, 2, 2 * minute)),
+            flow(now, State::Syn, 2, 0),
+            flow(now, State::Closed, 1, 2 * minute),
         ];
         let over = [
-            flow(State::Established, 2, 2 * minute),
-            waiting(flow(State::Established, 1, 0)),
-            flow(State::Answered, 2, 2 * minute),
+            flow(now, State::Established, 2, 2 * minute),
+            waiting(flow(now, State::Established, 1, 0)),
+            flow(now, State::Answered, 2, 2 * minute),
         ];
         for (index, slot) in (0..).zip(alive.iter().chain(&over)) {
             maps.set("FLOWS", index, *slot);
         }
         // More than one run's worth.
         for index in 500..700 {
-            maps.set("FLOWS", index, flow(State::Established, 1, 0));
+            maps.set("FLOWS", index, flow(now, State::Established, 1, 0));
         }
         maps.set("LOAD", 3, BackendLoad { flows: 206, waiting: 2, failures: 0 });
 
@@ -265,10 +266,10 @@ fn flows_are_seen_and_those_that_are_over_are_closed() {
         assert_eq!((table.len(), table.slot(1024)), (1024, None));
         assert_eq!(table.slot(0), Some(alive[0]));
         assert_eq!(table.census().by_state, [817, 0, 1, 1, 204, 1]);
-        let summary = FlowSummary::of(table.iter().map(|(_, slot)| slot), now_ticks());
+        let summary = FlowSummary::of(table.iter().map(|(_, slot)| slot), now);
         assert_eq!(summary.census, table.census());
         assert_eq!(summary.backend(3, 1).unwrap().by_state[State::Established as usize], 201);
-        let shown = Flow::of(2, &table.slot(2).unwrap(), &node, now_ticks()).unwrap();
+        let shown = Flow::of(2, &table.slot(2).unwrap(), &node, now).unwrap();
         assert_eq!((shown.port, shown.client), (1026, "192.0.2.7:40000".parse().unwrap()));
 
         let found = kernel.scanner()(&kernel.read().unwrap());
@@ -322,15 +323,16 @@ fn a_thousand_rings_fit_and_swaps_leak_nothing() {
 fn a_million_slots_are_read_in_milliseconds() {
     in_network("a_million_slots_are_read_in_milliseconds", || {
         let (kernel, maps) = attached(1 << 20);
+        let now = kernel.clock().unwrap().now();
         for index in 0..4096 {
-            maps.set("FLOWS", index * 256, flow(State::Established, 1, 5));
+            maps.set("FLOWS", index * 256, flow(now, State::Established, 1, 5));
         }
         let table = kernel.flows();
         let start = Instant::now();
         let census = table.census();
         let counted = start.elapsed();
         let start = Instant::now();
-        let summary = FlowSummary::of(table.iter().map(|(_, slot)| slot), now_ticks());
+        let summary = FlowSummary::of(table.iter().map(|(_, slot)| slot), now);
         let summed = start.elapsed();
         assert_eq!((census.capacity(), census.count(State::Established)), (1 << 20, 4096));
         assert_eq!(summary.backend(3, 1).unwrap().open(), 4096);

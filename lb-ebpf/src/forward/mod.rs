@@ -1,6 +1,8 @@
 //! Sending a frame out: by which interface, with which Ethernet header and tags.
 
 pub(crate) mod nat;
+pub(crate) mod own;
+pub(crate) mod reset;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_TX};
 use lb_common::headers::{Ethernet, VlanTag};
@@ -46,6 +48,15 @@ pub(crate) struct Hop<'a> {
 pub(crate) fn reply(packet: &Packet) -> Action {
     let port = maps::NODE.get(0).and_then(|node| parse::port_of(node, packet.ingress()));
     port.map_or(Action(XDP_DROP), |port| Action::send(port, packet))
+}
+
+/// Sends a frame that was turned into an answer back to where it came from, by the MACs that it came with.
+#[inline(always)]
+pub(crate) fn turn_back(packet: &mut Packet, node: &Node) -> Result<Action, Reason> {
+    let ethernet = packet.header_mut::<Ethernet>(0).ok_or(Reason::Resize)?;
+    core::mem::swap(&mut ethernet.src, &mut ethernet.dst);
+    let port = parse::port_of(node, packet.ingress()).ok_or(Reason::UnknownPort)?;
+    Ok(Action::send(port, packet))
 }
 
 /// Writes the Ethernet header and the tags for the hop, growing or shrinking the frame when it must carry more

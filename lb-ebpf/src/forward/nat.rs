@@ -12,7 +12,7 @@ use crate::flow::{self, Hit};
 use crate::forward::{Action, Hop, emit};
 use crate::packet::{Both, Packet};
 use crate::parse::{Frame, Segment};
-use crate::{maps, stats};
+use crate::{maps, stats, track};
 
 /// Addresses and ports (network order) that a packet gets, and what that changes in its checksums.
 struct Rewrite<'a> {
@@ -33,15 +33,16 @@ pub(crate) fn to_backend<F: Family>(
     segment: &Segment,
     hit: &Hit,
 ) -> Result<Action, Reason> {
-    let backend = hit.backend().ok_or(Reason::BackendGone)?;
-    if !backend.is_resolved() {
-        return Err(Reason::Unresolved);
+    let Some(backend) = hit.backend() else { return Err(lost(node, hit, Reason::BackendGone)) };
+    if !backend.is_reachable() {
+        let dead = backend.is_dead();
+        return Err(if dead { lost(node, hit, Reason::BackendDead) } else { Reason::Unresolved });
     }
     if segment.ttl <= 1 {
         return Err(Reason::TtlExpired);
     }
     let snat = maps::SNAT.get(hit.position.block()).ok_or(Reason::Internal)?;
-    flow::on_client(node, frame, segment, hit);
+    let now = track::on_client(node, frame, segment, hit);
     // SAFETY: points into `FLOWS`; written once, before the flow became visible. Volatile, because the order of
     // these reads and those of `is_lost` matters.
     let (ip_delta, l4_delta) = unsafe {
@@ -54,8 +55,15 @@ pub(crate) fn to_backend<F: Family>(
     let sport = ((node.port_base + hit.position.offset()) as u16).to_be();
     let rewrite = Rewrite { src: snat, dst: &backend.addr, sport, dport: backend.port, ip_delta, l4_delta };
     apply_to::<F>(packet, frame, &rewrite)?;
-    stats::forwarded(hit.ctrl.service(), hit.ctrl.backend(), FROM_CLIENT, segment.len);
+    stats::forwarded(hit.ctrl, FROM_CLIENT, segment, now);
     emit(packet, node, frame, &Hop { port_index: backend.port_index, mac: &backend.mac, vlan: &backend.vlan })
+}
+
+/// The flow ends here: its backend will not answer any more.
+#[inline(always)]
+fn lost(node: &Node, hit: &Hit, reason: Reason) -> Reason {
+    track::end(node, hit);
+    reason
 }
 
 /// A packet of a known flow, from its backend.
@@ -70,7 +78,7 @@ pub(crate) fn to_client<F: Family>(
     if segment.ttl <= 1 {
         return Err(Reason::TtlExpired);
     }
-    flow::on_backend(node, segment, hit);
+    let now = track::on_backend(node, segment, hit);
     // SAFETY: points into `FLOWS`. The key was written before the flow became visible; the way back is refreshed
     // by the client's packets, and a torn one sends this one packet astray, as a stale one would.
     let slot = unsafe { &*hit.slot };
@@ -83,7 +91,7 @@ pub(crate) fn to_client<F: Family>(
         l4_delta: negate(slot.l4_delta),
     };
     apply_to::<F>(packet, frame, &rewrite)?;
-    stats::forwarded(hit.ctrl.service(), hit.ctrl.backend(), FROM_BACKEND, segment.len);
+    stats::forwarded(hit.ctrl, FROM_BACKEND, segment, now);
     emit(packet, node, frame, &Hop { port_index: slot.port_index, mac: &slot.mac, vlan: &slot.vlan })
 }
 

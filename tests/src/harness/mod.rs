@@ -12,7 +12,7 @@
 //! let flow = lb.connect(CLIENT, Family::V4);
 //! let data = || tcp(Family::V4).ack(1).payload(b"GET /");
 //! lb.check("data", &data().from(CLIENT).to(VIP), &sends(data().from(flow.snat).to(flow.backend).ttl(63)));
-//! lb.check("a stranger's", &data().from(CLIENT.port(1)).to(VIP), &drops(Reason::FlowUnknown));
+//! lb.check("too old", &data().from(CLIENT).to(VIP).ttl(1), &drops(Reason::TtlExpired));
 //! ```
 
 mod kernel;
@@ -25,7 +25,7 @@ use lb_agent::plan::{Plan, plan};
 
 use crate::packet::world::{BACKENDS, Endpoint, Family, SNAT, VIP};
 use crate::packet::{Packet, describe, tcp};
-pub use outcome::{Action, Outcome, answers, drops, passes, redirects, sends};
+pub use outcome::{Action, Outcome, answers, drops, passes, redirects, reset, resets, sends};
 pub use world::{FRONT, World, service};
 
 /// A loaded program with its maps, of its own and gone when dropped.

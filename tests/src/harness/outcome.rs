@@ -5,7 +5,8 @@ use lb_agent::dataplane::ReasonCounts;
 use lb_common::reason::{Reason, Verdict};
 
 use super::Ran;
-use crate::packet::{Packet, describe, verify};
+use crate::packet::world::{CLIENT, Family, VIP};
+use crate::packet::{Packet, describe, tcp, verify};
 
 /// What the kernel is told to do with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,20 @@ pub const fn answers(reason: Reason, packet: Packet) -> Outcome {
     Outcome { action: Action::Tx, frame: Some(packet), reason: Some(reason) }
 }
 
+/// Answered with this RST, and counted.
+pub const fn resets(reason: Reason, packet: Packet) -> Outcome {
+    answers(reason, packet)
+}
+
+/// The RST that [`CLIENT`] gets from [`VIP`] for a packet that acknowledged `seq`.
+pub fn reset(family: Family, seq: u32) -> Packet {
+    let packet = tcp(family).from(VIP).to(CLIENT).rst().seq(seq).window(0);
+    match family {
+        Family::V4 => packet.dont_fragment(true).id(0),
+        Family::V6 => packet,
+    }
+}
+
 impl Outcome {
     pub(super) fn compare(&self, frame: &[u8], ran: &Ran, counted: &[(Reason, u64)]) -> Result<(), String> {
         let wanted: Vec<_> = self.reason.map(|reason| (reason, 1)).into_iter().collect();
@@ -99,7 +114,7 @@ fn agrees(verdict: Verdict, action: Action) -> bool {
     match verdict {
         Verdict::Pass => action == Action::Pass,
         Verdict::Drop => action == Action::Drop,
-        Verdict::Reply => matches!(action, Action::Tx | Action::Redirect),
+        Verdict::Reply | Verdict::Reset | Verdict::Sent => matches!(action, Action::Tx | Action::Redirect),
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use lb_agent::dataplane::ebpf::now_ticks;
 use lb_common::flow::State;
 use lb_common::hint::age;
 use lb_common::reason::Reason;
@@ -93,7 +92,7 @@ fn the_longest_rested_slot_comes_first() {
     let conns = establish(&table, 0..8);
     let oldest = conns[5];
     table.close(&oldest);
-    await_next_age();
+    await_next_age(&table);
     for conn in &conns {
         if *conn != oldest {
             table.close(conn);
@@ -146,7 +145,7 @@ fn the_oldest_embryonic_slot_comes_first() {
     let mut table = Table::new(BUCKET);
     table.serve_by(&[A]);
     let oldest = table.answered(client(0));
-    await_next_age();
+    await_next_age(&table);
     (1..8).for_each(|n| assert_ne!(table.answered(client(n)).snat, oldest.snat));
     assert_eq!(table.syn(client(8)).unwrap().snat, oldest.snat);
 }
@@ -263,13 +262,11 @@ fn establish(table: &Table, clients: Range<u32>) -> Vec<Conn> {
 }
 
 /// Waits until hints that are written now differ in age from those before.
-fn await_next_age() {
-    let start = age(now_ticks());
+fn await_next_age(table: &Table) {
+    let start = age(table.now());
     let deadline = Instant::now() + Duration::from_secs(6);
-    while age(now_ticks()) == start {
+    while age(table.now()) == start {
         assert!(Instant::now() < deadline, "the clock stands still");
         std::thread::sleep(Duration::from_millis(10));
     }
-    // The data path's clock is coarse.
-    std::thread::sleep(Duration::from_millis(20));
 }

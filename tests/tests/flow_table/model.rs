@@ -61,16 +61,17 @@ impl Model {
         if s.from_client && s.flags & (SYN | ACK) == SYN && self.state == State::Closed {
             *self = Self::opened(seq);
         }
-        let end = seq.wrapping_add(u32::from(s.payload)).wrapping_add(u32::from(syn));
-        let fresh = s.payload > 0 && self.next[side].wrapping_sub(end).cast_signed() < 0;
-        let begins = match side {
-            0 => s.flags & (SYN | ACK) == SYN && self.state == State::Syn,
-            _ => syn,
-        };
+        let opens = side == 0 && s.flags & (SYN | ACK) == SYN;
+        // Data in a SYN may have to be sent again: it is not counted before.
+        let payload = if opens { 0 } else { u32::from(s.payload) };
+        let end = seq.wrapping_add(payload).wrapping_add(u32::from(syn));
+        let heard = side == 0 || s.flags & (SYN | ACK) == SYN | ACK || self.state != State::Syn;
+        let fresh = heard && payload > 0 && self.next[side].wrapping_sub(end).cast_signed() < 0;
+        let begins = if side == 0 { opens && self.state == State::Syn } else { syn && heard };
         if begins || fresh {
             self.next[side] = end;
         }
-        if side == 0 && s.payload > 0 && (begins || fresh) && self.state != State::Closed {
+        if side == 0 && fresh && matches!(self.state, State::Answered | State::Established) {
             self.waiting = true;
         }
         if side == 1 && fresh && !syn {
@@ -185,7 +186,8 @@ fn run(table: &Table, conn: &mut Conn, model: &mut Model, segment: &Segment) -> 
         state: ctrl.state(),
         fin: model.fin,
         waiting: ctrl.is_waiting(),
-        next: [slot.client_next, slot.backend_next],
+        // Before the backend has answered, its field holds something else.
+        next: [slot.client_next, if ctrl.state() == State::Syn { 0 } else { slot.backend_next }],
     };
     prop_assert_eq!(seen, *model);
     prop_assert_eq!(ctrl.is_half_closed(), model.state == State::Established && model.fin != [false; 2]);

@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use lb_agent::dataplane::Counters;
-use lb_agent::dataplane::ebpf::now_ticks;
 use lb_agent::model::{BackendKey, HealthState, Scheduler};
 use lb_common::addr::Addr;
 use lb_common::flow::{Ctrl, Slot, State};
@@ -52,7 +51,8 @@ pub(crate) fn client(n: u32) -> Endpoint {
 }
 
 impl Table {
-    /// A table where nothing rests long enough and nothing idles long enough within a test.
+    /// A table where nothing rests long enough and nothing idles long enough within a test, and a refused SYN is not
+    /// tried elsewhere.
     pub(crate) fn new(slots: u16) -> Self {
         Self::with(slots, |_| {})
     }
@@ -63,6 +63,9 @@ impl Table {
         world.node.snat_ports = (1024, 1023 + slots);
         world.node.rest = HOUR;
         world.node.idle = HOUR;
+        for service in &mut world.services {
+            service.policy.retries = 0;
+        }
         change(&mut world);
         Self { lb: Harness::new(world) }
     }
@@ -169,8 +172,9 @@ impl Table {
     #[track_caller]
     pub(crate) fn refuses(&self, conn: &Conn, reason: Reason) -> bool {
         let before = self.counted(reason);
-        let dropped = self.pass(&conn.of_client()).is_none();
-        dropped && self.counted(reason) == before + 1
+        let answer = self.pass(&conn.of_client());
+        let told = answer.is_none_or(|frame| frame[..6] == conn.client.mac);
+        told && self.counted(reason) == before + 1
     }
 
     /// How often packets met this reason.
@@ -239,13 +243,18 @@ impl Table {
         slot.client == Addr::from(client.ip()) && slot.client_port == client.port().to_be()
     }
 
+    /// What time the data path has, in ticks.
+    pub(crate) fn now(&self) -> u32 {
+        self.lb.dataplane().clock().unwrap_or_else(|e| panic!("{e}")).now()
+    }
+
     /// Waits until the data path sees more than this time since now.
     pub(crate) fn wait(&self, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).expect("a short time");
         let ticks = lb_common::abi::ticks(nanoseconds) + LAG;
-        let start = now_ticks();
+        let start = self.now();
         let deadline = Instant::now() + time + Duration::from_secs(5);
-        while now_ticks().wrapping_sub(start) <= ticks {
+        while self.now().wrapping_sub(start) <= ticks {
             assert!(Instant::now() < deadline, "the clock stands still");
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -5,7 +5,7 @@ use lb_common::flow::Slot;
 
 use super::error::failure;
 use super::flows::FlowTable;
-use super::{EXPIRE, EbpfDataplane, now_ticks};
+use super::{Clock, EXPIRE, EbpfDataplane};
 use crate::dataplane::{DataplaneError, Tables};
 use crate::flows::is_over;
 
@@ -19,10 +19,10 @@ const AT_ONCE: usize = 1 << 16;
 
 /// Slots of flows that look as if they are over, from slot `start` on and around; at most [`AT_ONCE`]. Also says
 /// where the next scan should start.
-pub(super) fn find(flows: &FlowTable, tables: &Tables, start: u32) -> (Vec<u32>, u32) {
-    let now = now_ticks();
+pub(super) fn find(flows: &FlowTable, tables: &Tables, clock: Clock, start: u32) -> (Vec<u32>, u32) {
+    let now = clock.now();
     // What is over by the time of the start may have spoken since then, which would look like ages ago.
-    let over = |slot: &Slot| is_over(slot, tables, now) && is_over(slot, tables, now_ticks());
+    let over = |slot: &Slot| is_over(slot, tables, now) && is_over(slot, tables, clock.now());
     let found = flows.iter_from(start).filter(|(_, slot)| over(slot)).map(|(index, _)| index);
     let found: Vec<u32> = found.take(AT_ONCE).collect();
     let next = if found.len() < AT_ONCE { 0 } else { found.last().map_or(0, |last| last + 1) };

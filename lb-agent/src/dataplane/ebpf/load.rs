@@ -13,7 +13,7 @@ use super::counters::KernelCounters;
 use super::error::{because, causes, failure};
 use super::flows::FlowTable;
 use super::maps::{Maps, data};
-use super::{EXPIRE, EbpfDataplane, LB};
+use super::{CLOCK, EXPIRE, EbpfDataplane, LB, clock};
 use crate::config::XdpMode;
 use crate::dataplane::DataplaneError;
 use crate::object::{self, NotEmbedded};
@@ -52,13 +52,15 @@ impl EbpfDataplane {
     pub fn load(options: &LoadOptions<'_>) -> Result<Self, DataplaneError> {
         check(options)?;
         let buckets = options.slots / WAYS_U32;
+        let step = clock::jiffy();
         let mut loader = EbpfLoader::new();
         loader
+            .override_global("NANOSECONDS_PER_JIFFY", &step, true)
             .map_max_entries("FLOWS", options.slots)
             .map_max_entries("HINTS", buckets)
             .map_max_entries("SNAT", options.blocks);
         let mut ebpf = loader.load(options.object).map_err(|e| not_created(&e, options))?;
-        for name in [LB, EXPIRE] {
+        for name in [LB, EXPIRE, CLOCK] {
             load_program(&mut ebpf, name)?;
         }
         let flows = Arc::new(FlowTable::map(&data(&ebpf, "FLOWS")?)?);

@@ -31,7 +31,7 @@ mod sys;
 mod tables;
 mod trial;
 
-pub use clock::now_ticks;
+pub use clock::Clock;
 pub use counters::KernelCounters;
 pub use flows::FlowTable;
 pub use load::LoadOptions;
@@ -45,6 +45,9 @@ use maps::Maps;
 const LB: &str = "lb";
 /// The program that closes flows, see [`EbpfDataplane::expire`].
 const EXPIRE: &str = "expire";
+
+/// The program that tells the time, see [`EbpfDataplane::clock`].
+const CLOCK: &str = "clock";
 
 /// The maps and programs of one loaded object.
 ///

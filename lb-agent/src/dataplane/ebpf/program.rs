@@ -29,8 +29,16 @@ impl Program for EbpfDataplane {
 
     fn scanner(&self) -> Scanner {
         let (flows, next) = (self.flows(), Arc::clone(&self.next_scan));
+        let clock = self.clock();
         Arc::new(move |tables: &Tables| {
-            let (over, end) = expire::find(&flows, tables, next.load(Ordering::Relaxed));
+            let clock = match &clock {
+                Ok(clock) => *clock,
+                Err(e) => {
+                    tracing::warn!("no flow is expired this time: {e}");
+                    return Vec::new();
+                }
+            };
+            let (over, end) = expire::find(&flows, tables, clock, next.load(Ordering::Relaxed));
             next.store(end, Ordering::Relaxed);
             over
         })

@@ -1,0 +1,201 @@
+//! What a packet changes in its flow: when it was last heard, its state, and whether it waits.
+
+use lb_common::flow::{Ctrl, Side, Slot, State};
+use lb_common::hint::TAG_PROTECTED;
+use lb_common::node::Node;
+use lb_common::service::SERVICE_REQUESTS;
+use lb_common::tcp::{ACK, RST, SYN, after};
+
+use crate::books::{self, add_waiting, retire};
+use crate::clock::{exact_now, now};
+use crate::flow::{Hit, ctrl, swap};
+use crate::hints::mark;
+use crate::parse::{Frame, Segment};
+use crate::{packet, stats};
+
+/// A RST further than this from the sequence number that we expect does not end a flow: the receiver will not
+/// believe it either, and a forged one would have to guess.
+const RST_WINDOW: u32 = 1 << 22;
+
+/// How often a change of a control word is tried. The other side's packet may come first, on another CPU, and
+/// changes it twice at most: the waiting mark and the state.
+const SWAPS: usize = 3;
+
+/// Records a packet from the client, and returns its time.
+#[inline(always)]
+pub(crate) fn on_client(node: &Node, frame: &Frame, segment: &Segment, hit: &Hit) -> u32 {
+    let slot = hit.slot;
+    let now = now();
+    // SAFETY: `slot` points into `FLOWS`; these fields are written by the client's side alone, and a race of two
+    // of its packets leaves the value of one of them.
+    unsafe {
+        (*slot).client_seen = now;
+        // The way back: it changes when the client's router fails over.
+        if !packet::same_mac(&(*slot).mac, &frame.mac)
+            || (*slot).vlan != frame.vlan
+            || (*slot).port_index != frame.port_index
+        {
+            packet::copy_mac(&mut (*slot).mac, &frame.mac);
+            (*slot).vlan = frame.vlan;
+            (*slot).port_index = frame.port_index;
+        }
+        let next = segment.next_seq();
+        if segment.is_syn() {
+            // A client that has given up may begin again on the same port, with any number, before there is an answer.
+            // Data in a SYN (RFC 7413) may have to be sent again: it is no request until then.
+            if hit.is_unanswered() {
+                (*slot).client_next = segment.seq.wrapping_add(1);
+            }
+        } else if segment.payload != 0 && after(next, (*slot).client_next) {
+            (*slot).client_next = next;
+            request(hit);
+        }
+        let expected = (*slot).client_next;
+        advance(node, Side::Client, segment, expected, hit);
+    }
+    now
+}
+
+/// Records a packet from the backend, and returns its time.
+#[inline(always)]
+pub(crate) fn on_backend(node: &Node, segment: &Segment, hit: &Hit) -> u32 {
+    let slot = hit.slot;
+    let now = now();
+    if hit.is_unanswered() && segment.flags & (SYN | ACK) != SYN | ACK {
+        // Until the SYN is answered these fields hold what the client offered. A RST ends the flow.
+        // SAFETY: points into `FLOWS`.
+        advance(node, Side::Backend, segment, unsafe { (*slot).backend_next }, hit);
+        return now;
+    }
+    // SAFETY: as in `on_client`, for the backend's side.
+    unsafe {
+        (*slot).backend_seen = now;
+        let next = segment.next_seq();
+        if segment.flags & SYN != 0 {
+            (*slot).backend_next = next;
+        } else if segment.payload != 0 && after(next, (*slot).backend_next) {
+            (*slot).backend_next = next;
+            response(hit);
+        }
+        let expected = (*slot).backend_next;
+        advance(node, Side::Backend, segment, expected, hit);
+    }
+    now
+}
+
+/// Ends a flow whose backend is lost.
+#[inline(always)]
+pub(crate) fn end(node: &Node, hit: &Hit) {
+    for _ in 0..SWAPS {
+        let ctrl = ctrl(hit.slot);
+        if !ctrl.is_open() {
+            return;
+        }
+        withdraw_offer(hit.slot, ctrl);
+        if swap(hit.slot, ctrl, ctrl.closed()) {
+            retire(ctrl);
+            return mark(node, hit, |byte| byte & !TAG_PROTECTED);
+        }
+    }
+}
+
+/// Before a flow ends: the fields that held the client's offer hold what they say again.
+#[inline(always)]
+pub(crate) fn withdraw_offer(slot: *mut Slot, ctrl: Ctrl) {
+    if matches!(ctrl.state(), State::Syn) {
+        // SAFETY: points into `FLOWS`.
+        unsafe {
+            (*slot).backend_seen = (*slot).client_seen;
+            (*slot).backend_next = 0;
+        }
+    }
+}
+
+/// New data from the client: the flow waits from now on, if it did not already.
+#[inline(always)]
+fn request(hit: &Hit) {
+    let ctrl_now = ctrl(hit.slot);
+    if hit.service.flags & SERVICE_REQUESTS == 0 || ctrl_now.is_waiting() || !ctrl_now.is_answered() {
+        return;
+    }
+    // SAFETY: points into `FLOWS`. Written before the mark, so that whoever sees the mark sees its time.
+    unsafe { (*hit.slot).waiting_since = exact_now() };
+    for _ in 0..SWAPS {
+        let ctrl = ctrl(hit.slot);
+        if ctrl.is_waiting() || !ctrl.is_answered() {
+            return;
+        }
+        if swap(hit.slot, ctrl, ctrl.with_waiting(true)) {
+            return add_waiting(ctrl, 1);
+        }
+    }
+}
+
+/// New data from the backend: the flow has its answer.
+#[inline(always)]
+fn response(hit: &Hit) {
+    for _ in 0..SWAPS {
+        let ctrl = ctrl(hit.slot);
+        if !ctrl.is_waiting() {
+            return;
+        }
+        // SAFETY: points into `FLOWS`.
+        let since = unsafe { (*hit.slot).waiting_since };
+        if swap(hit.slot, ctrl, ctrl.with_waiting(false)) {
+            add_waiting(ctrl, u64::MAX);
+            return stats::first_byte(ctrl.backend(), exact_now().wrapping_sub(since));
+        }
+    }
+}
+
+/// Moves the flow through its states. Most packets change nothing and cost one comparison.
+#[inline(always)]
+fn advance(node: &Node, side: Side, segment: &Segment, expected: u32, hit: &Hit) {
+    for _ in 0..SWAPS {
+        let ctrl = ctrl(hit.slot);
+        let next = ctrl.after(side, segment.flags);
+        if next == ctrl || (segment.flags & RST != 0 && !is_credible(side, segment, expected, hit, ctrl)) {
+            return;
+        }
+        if !next.is_open() {
+            withdraw_offer(hit.slot, ctrl);
+        }
+        if swap(hit.slot, ctrl, next) {
+            return settle(node, side, segment, hit, ctrl, next);
+        }
+    }
+}
+
+/// Brings the hint and the books in line with a flow's new state.
+#[inline(always)]
+fn settle(node: &Node, side: Side, segment: &Segment, hit: &Hit, ctrl: Ctrl, next: Ctrl) {
+    if matches!(next.state(), State::Established) {
+        mark(node, hit, |byte| byte | TAG_PROTECTED);
+    }
+    if matches!((ctrl.state(), next.state()), (State::Syn, State::Answered)) {
+        books::answered(ctrl);
+    }
+    if !next.is_open() {
+        if matches!(side, Side::Backend) && ctrl.is_waiting() && segment.flags & RST != 0 {
+            stats::reset(ctrl.backend());
+        }
+        retire(ctrl);
+        mark(node, hit, |byte| byte & !TAG_PROTECTED);
+    }
+}
+
+/// Whether the other side will believe a RST: in the window, or in answer to our SYN (RFC 9293 §3.10.7.3).
+#[inline(always)]
+fn is_credible(side: Side, segment: &Segment, expected: u32, hit: &Hit, ctrl: Ctrl) -> bool {
+    if matches!((ctrl.state(), side), (State::Syn, Side::Backend)) {
+        return refuses(segment, hit);
+    }
+    segment.seq.wrapping_sub(expected).wrapping_add(RST_WINDOW) < 2 * RST_WINDOW
+}
+
+/// Whether a RST answers the SYN that we sent.
+#[inline(always)]
+pub(crate) fn refuses(segment: &Segment, hit: &Hit) -> bool {
+    // SAFETY: points into `FLOWS`.
+    segment.flags & RST != 0 && segment.ack == unsafe { (*hit.slot).client_next }
+}
