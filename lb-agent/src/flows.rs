@@ -35,7 +35,7 @@ pub struct BackendFlows {
 }
 
 impl FlowSummary {
-    /// Counts slots; `now` in ticks.
+    /// Counts slots; `now` in ticks of `CLOCK_MONOTONIC`, by which waiting is timed.
     #[must_use]
     pub fn of(slots: impl IntoIterator<Item = Slot>, now: u32) -> Self {
         let mut summary =
@@ -104,6 +104,15 @@ impl BackendFlows {
     }
 }
 
+/// One moment on the two clocks that a slot's times are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The data path's own clock, in ticks: when a side was last seen.
+    pub seen: u32,
+    /// `CLOCK_MONOTONIC` in ticks: since when a flow waits.
+    pub exact: u32,
+}
+
 /// One flow, for listings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
@@ -136,7 +145,7 @@ pub struct Flow {
 impl Flow {
     /// The flow in a slot, or `None` when there is none.
     #[must_use]
-    pub fn of(index: u32, slot: &Slot, node: &Node, now: u32) -> Option<Self> {
+    pub fn of(index: u32, slot: &Slot, node: &Node, now: Now) -> Option<Self> {
         let ctrl = Ctrl(slot.ctrl);
         if !ctrl.is_used() {
             return None;
@@ -153,9 +162,9 @@ impl Flow {
             generation: ctrl.generation(),
             state: ctrl.state(),
             half_closed: ctrl.is_half_closed(),
-            client_silent: age(slot.client_seen, now),
-            backend_silent: age(slot.backend_seen, now),
-            waiting: ctrl.is_waiting().then(|| age(slot.waiting_since, now)),
+            client_silent: age(slot.client_seen, now.seen),
+            backend_silent: age(slot.backend_seen, now.seen),
+            waiting: ctrl.is_waiting().then(|| age(slot.waiting_since, now.exact)),
         })
     }
 }

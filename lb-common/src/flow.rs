@@ -238,7 +238,7 @@ map_value! {
         pub client_seen: u32,
         /// Time of the backend's last packet, in ticks; before there is one, see [`crate::offer`].
         pub backend_seen: u32,
-        /// Time when the flow last began to wait for an answer, in ticks. Of meaning while [`Ctrl::is_waiting`]; before
+        /// Time when the flow last began to wait for an answer, in ticks of `CLOCK_MONOTONIC`. Of meaning while [`Ctrl::is_waiting`]; before
         /// the backend has answered the SYN, see [`crate::offer`].
         pub waiting_since: u32,
         /// Sequence number that follows the client's last new byte.

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use lb_agent::agent::program::Program;
 use lb_agent::config::XdpMode;
-use lb_agent::dataplane::ebpf::EbpfDataplane;
+use lb_agent::dataplane::ebpf::{EbpfDataplane, exact_now};
 use lb_agent::dataplane::fake::Fake;
 use lb_agent::dataplane::{Counters, Dataplane, Op, RingKey, Tables, scenarios};
-use lb_agent::flows::{Flow, FlowSummary};
+use lb_agent::flows::{Flow, FlowSummary, Now};
 use lb_agent::model::PortFacts;
 use lb_common::abi::ticks_of_seconds;
 use lb_common::addr::Addr;
@@ -266,10 +266,11 @@ fn flows_are_seen_and_those_that_are_over_are_closed() {
         assert_eq!((table.len(), table.slot(1024)), (1024, None));
         assert_eq!(table.slot(0), Some(alive[0]));
         assert_eq!(table.census().by_state, [817, 0, 1, 1, 204, 1]);
-        let summary = FlowSummary::of(table.iter().map(|(_, slot)| slot), now);
+        let summary = FlowSummary::of(table.iter().map(|(_, slot)| slot), exact_now());
         assert_eq!(summary.census, table.census());
         assert_eq!(summary.backend(3, 1).unwrap().by_state[State::Established as usize], 201);
-        let shown = Flow::of(2, &table.slot(2).unwrap(), &node, now).unwrap();
+        let shown =
+            Flow::of(2, &table.slot(2).unwrap(), &node, Now { seen: now, exact: exact_now() }).unwrap();
         assert_eq!((shown.port, shown.client), (1026, "192.0.2.7:40000".parse().unwrap()));
 
         let found = kernel.scanner()(&kernel.read().unwrap());
@@ -332,7 +333,7 @@ fn a_million_slots_are_read_in_milliseconds() {
         let census = table.census();
         let counted = start.elapsed();
         let start = Instant::now();
-        let summary = FlowSummary::of(table.iter().map(|(_, slot)| slot), now);
+        let summary = FlowSummary::of(table.iter().map(|(_, slot)| slot), exact_now());
         let summed = start.elapsed();
         assert_eq!((census.capacity(), census.count(State::Established)), (1 << 20, 4096));
         assert_eq!(summary.backend(3, 1).unwrap().open(), 4096);

@@ -5,6 +5,8 @@ use lb_common::backend::{BACKEND_LIVE, Backend};
 use super::*;
 
 const NOW: u32 = 100_000;
+/// The clocks differ by days.
+const BOTH: Now = Now { seen: NOW, exact: NOW.wrapping_sub(3_000_000_000) };
 
 fn slot(state: State, backend: u16, generation: u16) -> Slot {
     Slot {
@@ -60,14 +62,14 @@ fn summary_counts_by_state_backend_and_generation() {
 #[test]
 fn a_flow_names_its_snat_port_and_ages() {
     let node = Node { buckets: 2, port_base: 1024, ..Node::EMPTY };
-    let flow = Flow::of(16 + 9, &waiting(NOW - 30), &node, NOW).unwrap();
+    let flow = Flow::of(16 + 9, &waiting(BOTH.exact.wrapping_sub(30)), &node, BOTH).unwrap();
     assert_eq!((flow.block, flow.port), (1, 1033));
     assert_eq!(flow.client, "192.0.2.7:40000".parse().unwrap());
     assert_eq!((flow.service, flow.backend, flow.generation), (3, 1, 1));
     assert_eq!((flow.client_silent, flow.backend_silent, flow.waiting), (50, 20, Some(30)));
-    assert_eq!(Flow::of(0, &Slot::EMPTY, &node, NOW), None);
-    assert_eq!(Flow::of(0, &slot(State::Claiming, 1, 1), &node, NOW), None);
-    assert_eq!(Flow::of(0, &waiting(1), &Node::EMPTY, NOW), None, "a node that is not configured yet");
+    assert_eq!(Flow::of(0, &Slot::EMPTY, &node, BOTH), None);
+    assert_eq!(Flow::of(0, &slot(State::Claiming, 1, 1), &node, BOTH), None);
+    assert_eq!(Flow::of(0, &waiting(1), &Node::EMPTY, BOTH), None, "a node that is not configured yet");
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The time in ticks, in which [`lb_common::flow::Slot::client_seen`] and its like are.
+    /// The time in ticks, in which [`lb_common::flow::Slot::client_seen`] and `backend_seen` are.
     #[must_use]
     pub fn now(&self) -> u32 {
         let passed = u64::try_from(self.at.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -39,6 +39,19 @@ impl EbpfDataplane {
         let ticks = run.map_err(|e| failure(format!("program {CLOCK}: run"), &e))?.return_value;
         Ok(Clock { ticks, at })
     }
+}
+
+/// `CLOCK_MONOTONIC` in ticks, in which [`lb_common::flow::Slot::waiting_since`] is.
+#[must_use]
+pub fn exact_now() -> u32 {
+    let mut time = MaybeUninit::<libc::timespec>::zeroed();
+    // SAFETY: the pointer is to a `timespec` on this stack. The call cannot fail for this clock; the struct is zero if it did.
+    let time = unsafe {
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, time.as_mut_ptr());
+        time.assume_init()
+    };
+    let [seconds, nanoseconds] = [time.tv_sec, time.tv_nsec].map(|n| u64::try_from(n).unwrap_or(0));
+    abi::ticks(seconds * 1_000_000_000 + nanoseconds)
 }
 
 /// Nanoseconds of the kernel's tick, which is the resolution of its coarse clocks (`KTIME_LOW_RES`).
