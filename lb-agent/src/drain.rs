@@ -77,6 +77,15 @@ struct Quiet {
 }
 
 impl Drain {
+    /// Every value of [`Drain::name`].
+    pub const NAMES: [&'static str; 2] = ["draining", "drained"];
+
+    /// Label of its state in metrics and status.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        if self.end.is_some() { "drained" } else { "draining" }
+    }
+
     /// A drain that begins now, by these rules.
     #[must_use]
     pub fn new(now: Duration, rules: DrainSpec) -> Self {

@@ -146,6 +146,10 @@ pub struct DrainSpec {
     pub deadline: Duration,
 }
 
+/// The shortest and the longest deadline of a drain.
+pub const DEADLINES: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(86_400);
+
 impl Default for DrainSpec {
     /// As in a file that does not say.
     fn default() -> Self {

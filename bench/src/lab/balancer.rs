@@ -177,8 +177,10 @@ fn evenkeel(lab: &Lab, dir: &Path, mode: &str) -> Result<Process> {
     let topology = lab.topology();
     let vip = topology.vip(V4).ip();
     let mut text = format!(
-        "[agent]\ninterfaces = [\"eth0\", \"eth1\"]\nxdp_mode = \"{mode}\"\nadmin = \"127.0.0.1:9470\"\n\n\
-         [nat]\naddresses = [\"{SNAT}\"]\n"
+        "[agent]\ninterfaces = [\"eth0\", \"eth1\"]\nxdp_mode = \"{mode}\"\nadmin = \"127.0.0.1:9470\"\n\
+         socket = {:?}\n\n\
+         [nat]\naddresses = [\"{SNAT}\"]\n",
+        dir.join("admin.sock")
     );
     for service in SERVICES {
         let check = match service {

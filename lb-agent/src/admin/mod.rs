@@ -1,41 +1,49 @@
-//! The read-only HTTP server at `agent.admin`.
+//! The HTTP server at `agent.socket` and `agent.admin`: reading for all who can connect, and changes ([`v1`]) for those
+//! whom [`access::Access`] lets.
 //!
 //! One request per connection, few connections at once, a deadline on each: a client that does nothing, or
 //! too much, costs a bounded amount and never holds up the loop.
 #![forbid(unsafe_code)]
 
+pub mod access;
+mod answer;
 pub mod client;
+pub mod command;
+mod listen;
 pub mod state;
 #[cfg(test)]
 mod tests;
+pub mod token;
+pub mod v1;
+mod view;
 
-use std::io;
-use std::net::SocketAddr;
+pub use listen::{AdminSocket, bind};
+pub use view::{Heartbeat, Published, ScanCache, View};
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use crate::dataplane::{Counters, Tables};
-use crate::metrics::{self, Metrics};
-use crate::status::Status;
+use crate::metrics;
+use access::Access;
+use answer::{Answer, Refused, answer, json, off_the_loop, text};
+use listen::Listen;
 use state::StateView;
 
 /// Where the server listens unless `agent.admin` says otherwise.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:9470";
+/// Where the server's socket is unless `agent.socket` says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/evenkeel/admin.sock";
 
-/// Connections at once; more wait in the listener's backlog.
+/// Connections at once for each listener; more wait in the listener's backlog.
 const CONNECTIONS: usize = 32;
 /// For the request line and the headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,106 +58,40 @@ pub const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 const PATHS: &str = "/metrics /livez /readyz /status /state";
 
-/// What the loop publishes after each change.
-#[derive(Clone, Debug)]
-pub struct Published {
-    /// For people; without the numbers that the data path counts.
-    pub status: Arc<Status>,
-    /// What the maps should hold.
-    pub desired: Arc<Tables>,
-    /// What they hold, as far as is known: written since, or read back.
-    pub actual: Arc<Tables>,
-}
-
-/// When the loop last turned.
-#[derive(Debug)]
-pub struct Heartbeat {
-    epoch: Instant,
-    last: AtomicU64,
-}
-
-impl Default for Heartbeat {
-    fn default() -> Self {
-        Self { epoch: Instant::now(), last: AtomicU64::new(0) }
-    }
-}
-
-impl Heartbeat {
-    /// The loop turned now.
-    pub fn beat(&self) {
-        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(now, Ordering::Relaxed);
-    }
-
-    /// Time since the last turn.
-    #[must_use]
-    pub fn age(&self) -> Duration {
-        self.epoch.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
-    }
-}
-
-/// What the server answers from.
-pub struct View {
-    /// The loop's latest word.
-    pub published: watch::Receiver<Published>,
-    /// The metrics.
-    pub metrics: Arc<Metrics>,
-    /// The kernel's counters.
-    pub counters: Arc<dyn Counters>,
-    /// When the loop last turned.
-    pub heartbeat: Arc<Heartbeat>,
-}
-
-impl View {
-    /// The status with the numbers of this moment. Reads the kernel; may take milliseconds.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        let mut status = Status::clone(&self.published.borrow().status);
-        let new_flows = self.metrics.new_flows();
-        status.fill(&*self.counters, |service, backend| {
-            new_flows.get(&(service.to_owned(), backend.to_owned())).copied()
-        });
-        status
-    }
-}
-
-/// Listens at `address`.
-///
-/// # Errors
-/// When the address cannot be bound, with the address and the configuration key.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|e| io::Error::new(e.kind(), format!("agent.admin: cannot listen on {address}: {e}")))
-}
-
 /// Answers until it is dropped.
-pub async fn serve(listener: TcpListener, view: Arc<View>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+pub async fn serve<L: Listen>(listener: L, access: Access, view: Arc<View>) {
+    let (room, access) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(access));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                let view = view.clone();
+            Ok(stream) => {
+                let (access, view) = (access.clone(), view.clone());
                 tokio::spawn(async move {
-                    if tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, view)).await.is_err() {
-                        debug!(%peer, "admin connection took too long, closed");
+                    if tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, access, view))
+                        .await
+                        .is_err()
+                    {
+                        debug!("admin connection took too long, closed");
                     }
                     drop(permit);
                 });
             }
             Err(e) => {
-                warn!("agent.admin: cannot accept a connection: {e}");
+                warn!("{}: cannot accept a connection: {e}", L::KEY);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-async fn connection(stream: TcpStream, view: Arc<View>) {
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    access: Arc<Access>,
+    view: Arc<View>,
+) {
     let service = service_fn(move |request| {
-        let view = view.clone();
-        async move { Ok::<_, std::convert::Infallible>(respond(&request, view).await) }
+        let (access, view) = (access.clone(), view.clone());
+        async move { Ok::<_, std::convert::Infallible>(respond(&request, &access, view).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -163,9 +105,10 @@ async fn connection(stream: TcpStream, view: Arc<View>) {
     }
 }
 
-type Answer = Response<Full<Bytes>>;
-
-async fn respond(request: &Request<Incoming>, view: Arc<View>) -> Answer {
+async fn respond<B>(request: &Request<B>, access: &Access, view: Arc<View>) -> Answer {
+    if request.uri().path().starts_with(v1::PREFIX) {
+        return v1::respond(request, access, view).await;
+    }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "read-only: GET and HEAD\n".to_owned());
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -174,19 +117,15 @@ async fn respond(request: &Request<Incoming>, view: Arc<View>) -> Answer {
     match request.uri().path() {
         "/livez" => livez(&view),
         "/readyz" => readyz(&view),
-        "/metrics" => off_the_loop(move || metrics_text(&view)).await,
-        "/status" => off_the_loop(move || json(&view.status())).await,
-        "/state" => off_the_loop(move || json(&state(&view))).await,
+        "/metrics" => read(move || metrics_text(&view)).await,
+        "/status" => read(move || json(&view.status())).await,
+        "/state" => read(move || json(&state(&view))).await,
         path => text(StatusCode::NOT_FOUND, format!("no {path} here: {PATHS}\n")),
     }
 }
 
-/// A scan of a large flow table must not delay a ring: it runs on a thread of its own.
-async fn off_the_loop(work: impl FnOnce() -> Answer + Send + 'static) -> Answer {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
-        warn!("admin request failed: {e}");
-        text(StatusCode::INTERNAL_SERVER_ERROR, "failed, see the agent's log\n".to_owned())
-    })
+async fn read(work: impl FnOnce() -> Answer + Send + 'static) -> Answer {
+    off_the_loop(work).await.unwrap_or_else(Refused::answer)
 }
 
 fn livez(view: &View) -> Answer {
@@ -218,23 +157,4 @@ fn metrics_text(view: &View) -> Answer {
 fn state(view: &View) -> StateView {
     let published = view.published.borrow().clone();
     StateView::new(view.status(), &published.desired, &published.actual)
-}
-
-fn json<T: serde::Serialize>(value: &T) -> Answer {
-    match serde_json::to_string_pretty(value) {
-        Ok(body) => answer(StatusCode::OK, "application/json", body + "\n"),
-        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("json: {e}\n")),
-    }
-}
-
-fn text(status: StatusCode, body: String) -> Answer {
-    answer(status, "text/plain; charset=utf-8", body)
-}
-
-fn answer(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
 }

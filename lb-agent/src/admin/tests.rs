@@ -1,13 +1,19 @@
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use lb_common::backend::{BACKEND_LIVE, Backend};
 use lb_common::node::Node;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
 
 use super::*;
+use crate::dataplane::Tables;
+use crate::metrics::Metrics;
 use crate::metrics::ledger::Holder;
 use crate::metrics::testing::FakeCounters;
+use crate::status::Status;
 use crate::status::testing::sample_status;
 
 struct Fixture {
@@ -63,10 +69,13 @@ async fn start() -> Fixture {
             lb_common::stats::BackendStats { new_flows: 4711, ..lb_common::stats::BackendStats::ZERO };
         v.backends.insert(1, stats);
     });
-    let view = Arc::new(View { published, metrics, counters, heartbeat: Arc::default() });
+    // There is no loop: nobody takes commands.
+    let (commands, _) = mpsc::channel(1);
+    let (heartbeat, scan) = (Arc::default(), ScanCache::default());
+    let view = Arc::new(View { published, metrics, counters, heartbeat, commands, scan });
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    Fixture { address, publish, server: tokio::spawn(serve(listener, view)) }
+    Fixture { address, publish, server: tokio::spawn(serve(listener, Access::Full, view)) }
 }
 
 /// Sends bytes and returns all that comes back until the server closes.
@@ -136,6 +145,13 @@ async fn other_methods_and_paths_are_refused() {
     assert!(raw(f.address, b"nonsense\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
     let head = raw(f.address, b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+}
+
+#[tokio::test]
+async fn a_loop_that_has_ended_takes_no_commands() {
+    let f = start().await;
+    let answer = raw(f.address, b"DELETE /v1/drain/superset/superset-1 HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("does not take commands"), "{answer}");
 }
 
 /// The clock is paused, so the deadlines pass as soon as nothing else happens.

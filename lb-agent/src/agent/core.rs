@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::admin::Published;
-use crate::dataplane::DataplaneError;
+use crate::dataplane::{Counters, DataplaneError};
 use crate::health::CheckObservation;
 use crate::health::fsm::CheckResult;
 use crate::metrics::{Metrics, Operation};
@@ -20,6 +20,8 @@ use super::program::Program;
 use super::report::{Attached, Origin, Report};
 use super::world::World;
 use super::writer::{WriteError, Writer};
+
+pub mod drains;
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -42,12 +44,14 @@ pub struct Core<P> {
     world: World,
     writer: Writer<P>,
     metrics: Arc<Metrics>,
+    counters: Arc<dyn Counters>,
     origin: Origin,
     attached: Attached,
     egress: egress::Watch,
     /// Between [`Core::start`] and [`Core::stop`].
     running: bool,
     last_error: Option<String>,
+    drains_due: Option<Instant>,
     changed: bool,
     publish: watch::Sender<Published>,
 }
@@ -61,6 +65,7 @@ impl<P: Program> Core<P> {
         world: World,
         program: P,
         metrics: Arc<Metrics>,
+        counters: Arc<dyn Counters>,
         origin: Origin,
         publish: watch::Sender<Published>,
     ) -> Result<Self, WriteError> {
@@ -70,11 +75,13 @@ impl<P: Program> Core<P> {
             world,
             writer,
             metrics,
+            counters,
             origin,
             attached,
             egress: egress::Watch::default(),
             running: false,
             last_error,
+            drains_due: None,
             changed: true,
             publish,
         })

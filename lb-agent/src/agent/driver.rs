@@ -11,6 +11,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 
 use crate::admin::Heartbeat;
+use crate::admin::command::Command;
 use crate::health::CheckObservation;
 use crate::net::hops::Hops;
 
@@ -32,6 +33,8 @@ pub struct Events {
     pub checks: mpsc::Receiver<CheckObservation>,
     /// Next hops and interfaces.
     pub hops: watch::Receiver<Arc<Hops>>,
+    /// What somebody asks for.
+    pub commands: mpsc::Receiver<Command>,
 }
 
 /// Turns until `stop` is ready, and returns what that says.
@@ -49,7 +52,7 @@ pub async fn drive<P: Program, S>(
     let mut checked = true;
     let mut scan: Option<JoinHandle<Vec<u32>>> = None;
     loop {
-        let due = core.due();
+        let (due, drains_due) = (core.due(), core.drains_due());
         // In this order: a flood of checks must not keep a decision from the kernel, nor a signal from being heard.
         tokio::select! {
             biased;
@@ -59,6 +62,8 @@ pub async fn drive<P: Program, S>(
                 let hops = events.hops.borrow_and_update().clone();
                 core.network(&hops);
             }
+            command = asked(&mut events.commands) => core.command(command),
+            () = at(drains_due) => core.observe_drains(),
             n = events.checks.recv_many(&mut observed, BATCH), if checked => {
                 // 0 only when the checker is gone.
                 checked = n > 0;
@@ -95,6 +100,14 @@ async fn found(scan: &mut Option<JoinHandle<Vec<u32>>>) -> Vec<u32> {
     let over = task.await.unwrap_or_default();
     *scan = None;
     over
+}
+
+/// When nobody is left who could ask, nobody asks.
+async fn asked(commands: &mut mpsc::Receiver<Command>) -> Command {
+    match commands.recv().await {
+        Some(command) => command,
+        None => pending().await,
+    }
 }
 
 /// When the watcher is gone nothing changes any more.

@@ -11,8 +11,10 @@ use tokio::time::Instant;
 use crate::admin::Published;
 use crate::admin::state::vlan_ids;
 use crate::dataplane::Dataplane;
+use crate::drain::Drain;
 use crate::model::{BackendSpec, Forwarding, HealthState, NextHop, ServiceSpec};
 use crate::plan::{PARTS, ServicePlan, Standing};
+use crate::status::drain::DrainStatus;
 use crate::status::{
     BackendStatus, DataplaneStatus, InterfaceStatus, NextHopStatus, ServiceStatus, Status, mac_text,
 };
@@ -146,7 +148,7 @@ impl<D: Dataplane> Report<'_, D> {
     fn service(&self, spec: &ServiceSpec) -> ServiceStatus {
         let plan = self.writer.plan().services.get(&spec.key());
         let backends: Vec<_> = spec.backends.iter().map(|b| self.backend(spec, b, plan)).collect();
-        let healthy = backends.iter().any(|b| b.state == HealthState::Healthy.name());
+        let healthy = backends.iter().any(|b| b.health == HealthState::Healthy.name());
         let standing = plan.map_or(Standing::Empty, |p| p.standing);
         ServiceStatus {
             name: spec.name.clone(),
@@ -171,6 +173,16 @@ impl<D: Dataplane> Report<'_, D> {
         let entry = id.and_then(|id| self.writer.plan().tables.backends.get(&id));
         let in_ring = plan.is_some_and(|p| p.recipe.members.iter().any(|m| Some(m.id) == id));
         let (health, hop) = (self.world.health(service, b), self.world.hop(b.address.ip()));
+        let health_name = health.map_or(HealthState::Starting, |h| h.state).name();
+        let drain = self.world.drains().get(&service.backend_key(b));
+        let drain_status = drain.map(|d| self.drain(d));
+        let (since, why) = drain_status.as_ref().map_or_else(
+            || {
+                let since = health.map_or(self.origin.started.1, |h| self.origin.wall(h.since));
+                (since, health.map(|h| h.why.clone()).unwrap_or_default())
+            },
+            |d| (d.ended.unwrap_or(d.since), why_drained(d)),
+        );
         BackendStatus {
             name: b.name.clone(),
             address: b.address,
@@ -180,14 +192,28 @@ impl<D: Dataplane> Report<'_, D> {
             slow_start: parts.map(|parts| parts * (100 / PARTS)),
             priority: b.priority,
             in_ring,
-            state: health.map_or(HealthState::Starting, |h| h.state).name().to_owned(),
-            since: health.map_or(self.origin.started.1, |h| self.origin.wall(h.since)),
-            why: health.map(|h| h.why.clone()).unwrap_or_default(),
+            state: drain.map_or(health_name, Drain::name).to_owned(),
+            health: health_name.to_owned(),
+            since,
+            why,
             next_hop: hop.ok().map(|h| self.next_hop(&h)),
             unresolved: hop.err().map(str::to_owned),
             flows: None,
             waiting: None,
             new_flows: None,
+            drain: drain_status,
+        }
+    }
+
+    fn drain(&self, drain: &Drain) -> DrainStatus {
+        let wall = |time| self.origin.wall(self.world.drains().instant(time));
+        DrainStatus {
+            since: wall(drain.since()),
+            deadline: wall(drain.deadline()),
+            ended: drain.end().map(|end| wall(end.at)),
+            result: drain.end().map(|end| end.outcome.name().to_owned()),
+            left_waiting: drain.end().and_then(|end| end.waiting),
+            oldest_wait_ms: None,
         }
     }
 
@@ -198,6 +224,15 @@ impl<D: Dataplane> Report<'_, D> {
             mac: mac_text(hop.mac),
             vlans: vlan_ids(&hop.vlan),
         }
+    }
+}
+
+fn why_drained(d: &DrainStatus) -> String {
+    match (d.result.as_deref(), d.left_waiting) {
+        (None, _) => "asked for".to_owned(),
+        (Some("complete"), _) => "no flow waits for an answer".to_owned(),
+        (Some(_), Some(waiting)) => format!("deadline; flows that waited for an answer: {waiting}"),
+        (Some(_), None) => "deadline".to_owned(),
     }
 }
 

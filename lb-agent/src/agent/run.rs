@@ -14,12 +14,13 @@ use lb_common::flow::State;
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_getres};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use crate::admin::{self, Heartbeat, View};
+use crate::admin::access::Access;
+use crate::admin::{self, AdminSocket, Heartbeat, ScanCache, View};
 use crate::config::{Announce, Config};
 use crate::dataplane::ebpf::{EbpfDataplane, LoadOptions};
 use crate::dataplane::{Counters, Dataplane};
@@ -37,6 +38,9 @@ use super::world::World;
 
 /// How long the start waits for next hops. A backend that is not resolved by then is left out until it is.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// Commands that wait for the loop.
+const COMMANDS: usize = 16;
 
 /// Loads the data path that is inside this program, and balances until SIGTERM or SIGINT.
 ///
@@ -59,7 +63,7 @@ pub async fn run_agent(config: &Config, path: &Path) -> anyhow::Result<()> {
 /// Nothing is attached when this returns.
 ///
 /// # Errors
-/// When something that is needed from the start is not to be had: the admin address, netlink, the maps, the
+/// When something that is needed from the start is not to be had: the admin address or socket, netlink, the maps, the
 /// interfaces. What fails later is tried again.
 pub async fn balance<P: Program>(
     config: &Config,
@@ -71,6 +75,7 @@ pub async fn balance<P: Program>(
     let origin = Origin::now(path.to_owned());
     // First of all: when another agent runs here, this is where it shows, and nothing was touched yet.
     let listener = admin::bind(config.agent.admin).await?;
+    let socket = AdminSocket::bind(&config.agent.socket)?;
     let watcher = HopWatcher::start(config.agent.interfaces.clone()).await?;
     let mut hops = watcher.subscribe();
     let world = world(config, &program, &watcher, &mut hops).await?;
@@ -80,22 +85,29 @@ pub async fn balance<P: Program>(
     let metrics = Metrics::new(Box::new(move || status.borrow().status.clone()), counters.clone())?;
     let metrics = Arc::new(metrics);
     let heartbeat = Arc::new(Heartbeat::default());
-    let view = View {
+    let (commands, asked) = mpsc::channel(COMMANDS);
+    let view = Arc::new(View {
         published,
         metrics: metrics.clone(),
         counters: counters.clone(),
         heartbeat: heartbeat.clone(),
-    };
-    let _server = Task(tokio::spawn(admin::serve(listener, Arc::new(view))));
+        commands,
+        scan: ScanCache::default(),
+    });
+    let access = config.agent.admin_token_file.clone().map_or(Access::ReadOnly, Access::Token);
+    let _servers = [
+        Task(tokio::spawn(admin::serve(listener, access, view.clone()))),
+        Task(tokio::spawn(admin::serve(socket, Access::Full, view))),
+    ];
 
     let (mut checker, checks) = Checker::new();
     checker.set_targets(&config.services)?;
-    let mut core = Core::new(world, program, metrics, origin, publish)?;
+    let mut core = Core::new(world, program, metrics, counters.clone(), origin, publish)?;
     core.start()?;
     let _announcer = announcer(config);
     info!(admin = %config.agent.admin, services = config.services.len(), "running");
 
-    let why = drive(&mut core, Events { checks, hops }, &heartbeat, stop).await;
+    let why = drive(&mut core, Events { checks, hops, commands: asked }, &heartbeat, stop).await;
     drop(checker);
     say_goodbye(why, &*counters);
     core.stop();

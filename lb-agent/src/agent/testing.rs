@@ -13,6 +13,7 @@ use super::driver::{Events, drive};
 use super::program::{Attachment, Program, Scanner};
 use super::report::{Origin, starting};
 use super::world::World;
+use crate::admin::command::{Change, Command, Refusal, ask};
 use crate::admin::{Heartbeat, Published};
 use crate::dataplane::fake::Fake;
 use crate::dataplane::{Dataplane, DataplaneError, Op, Tables};
@@ -183,6 +184,8 @@ pub(super) struct Lab {
     pub(super) metrics: Arc<Metrics>,
     pub(super) published: watch::Receiver<Published>,
     pub(super) hops: watch::Sender<Arc<Hops>>,
+    pub(super) counters: Arc<FakeCounters>,
+    pub(super) commands: mpsc::Sender<Command>,
     checks: mpsc::Sender<CheckObservation>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Core<SharedKernel>>,
@@ -192,32 +195,35 @@ pub(super) struct Lab {
 pub(super) fn core(
     kernel: SharedKernel,
     backends: u8,
-) -> (Core<SharedKernel>, Arc<Metrics>, watch::Receiver<Published>) {
+) -> (Core<SharedKernel>, Arc<Metrics>, Arc<FakeCounters>, watch::Receiver<Published>) {
     let origin = Origin::now("lb.toml".into());
     let (publish, published) = watch::channel(starting(&origin));
     let source = published.clone();
     let counters = Arc::new(FakeCounters::default());
-    let metrics = Arc::new(Metrics::new(Box::new(move || source.borrow().status.clone()), counters).unwrap());
+    let metrics =
+        Arc::new(Metrics::new(Box::new(move || source.borrow().status.clone()), counters.clone()).unwrap());
     let mut world = World::new(node(), vec![service(backends)], Instant::now());
     world.set_hops(&hops(Some(2), &service(backends)));
-    let core = Core::new(world, kernel, metrics.clone(), origin, publish).unwrap();
-    (core, metrics, published)
+    let core = Core::new(world, kernel, metrics.clone(), counters.clone(), origin, publish).unwrap();
+    (core, metrics, counters, published)
 }
 
 impl Lab {
     pub(super) fn start(backends: u8) -> Self {
         let kernel = SharedKernel::default();
-        let (mut core, metrics, published) = core(kernel.clone(), backends);
+        let (mut core, metrics, counters, published) = core(kernel.clone(), backends);
         core.start().unwrap();
         let (checks, checks_in) = mpsc::channel(64);
         let (hops, hops_in) = watch::channel(Arc::new(hops(Some(2), &service(backends))));
+        let (commands, asked) = mpsc::channel(16);
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            let events = Events { checks: checks_in, hops: hops_in };
+            let events = Events { checks: checks_in, hops: hops_in, commands: asked };
             let _ = drive(&mut core, events, &Heartbeat::default(), stopped).await;
             core
         });
-        Self { kernel, service: service(backends), metrics, published, hops, checks, stop, task }
+        let service = service(backends);
+        Self { kernel, service, metrics, published, hops, counters, commands, checks, stop, task }
     }
 
     /// A check of backend `i` (from 0) ends now, and decides for `to` when that is given.
@@ -236,6 +242,12 @@ impl Lab {
             change,
         };
         self.checks.send(observation).await.unwrap();
+    }
+
+    /// Somebody asks for a change of backend `i` (from 0), and is answered.
+    pub(super) async fn ask(&self, change: fn(String, String) -> Change, i: usize) -> Result<(), Refusal> {
+        let backend = self.service.backends[i].name.clone();
+        ask(&self.commands, change(self.service.name.clone(), backend)).await
     }
 
     /// Waits until the published status is as wanted; an hour of paused time is for ever.

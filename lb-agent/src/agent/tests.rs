@@ -1,5 +1,8 @@
 //! The whole loop, on a fake kernel and a paused clock.
 
+mod drains;
+mod requests;
+
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};

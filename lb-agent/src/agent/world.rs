@@ -8,9 +8,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::health::CheckObservation;
-use crate::model::{BackendKey, BackendSpec, HealthState, NextHop, NodeFacts, PortFacts, ServiceSpec};
+use crate::model::{
+    BackendKey, BackendSpec, DrainSpec, HealthState, NextHop, NodeFacts, PortFacts, ServiceSpec,
+};
 use crate::net::hops::Hops;
 use crate::plan::Inputs;
+use crate::status::drain::{no_backend, no_service};
 
 use super::drains::Drains;
 use super::newcomers::Newcomers;
@@ -159,6 +162,20 @@ impl World {
     #[must_use]
     pub fn redirect(&self, interface: &str) -> Option<bool> {
         self.redirect.get(interface).copied()
+    }
+
+    /// The backend of these names, and how its service wants it to be drained.
+    ///
+    /// # Errors
+    /// One line, with the names that there are.
+    pub fn find(&self, service: &str, backend: &str) -> Result<(BackendKey, DrainSpec), String> {
+        let services = self.services.iter().map(|s| s.name.as_str());
+        let s = self.services.iter().find(|s| s.name == service);
+        let s = s.ok_or_else(|| no_service(service, services))?;
+        let backends = s.backends.iter().map(|b| b.name.as_str());
+        let b = s.backends.iter().find(|b| b.name == backend);
+        let b = b.ok_or_else(|| no_backend(service, backend, backends))?;
+        Ok((s.backend_key(b), s.drain))
     }
 
     /// Names of a backend's service and of the backend; `None` when it was removed.

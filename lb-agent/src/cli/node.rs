@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::Failure;
+use crate::admin::token::TokenFile;
 use crate::config::{Announce, Config, NodeProbe, check_node};
 use crate::net::links::read_ports;
 use crate::net::sysctl::local_port_range;
@@ -27,6 +28,9 @@ pub(super) async fn findings(config: &Config) -> Result<Findings, Failure> {
         found.warnings.push(format!("nat.ports cannot be compared with the host's own: {e}"));
     }
     let probe = NodeProbe { interfaces, local_port_range: range.ok() };
+    if let Some(Err(e)) = config.agent.admin_token_file.as_ref().map(TokenFile::read) {
+        found.errors.push(format!("{}: {e}", config.source.file));
+    }
     found.errors.extend(check_node(config, &probe).iter().map(ToString::to_string));
     let present: Vec<String> =
         config.agent.interfaces.iter().filter(|i| probe.interfaces.contains(*i)).cloned().collect();

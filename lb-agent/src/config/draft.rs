@@ -11,8 +11,12 @@ use super::reader::{At, Found, Reader};
 use super::section::Section;
 use super::values::{self, DAY};
 use super::{AgentConfig, Announce, NatConfig, XdpMode, policy};
+use crate::admin::DEFAULT_SOCKET;
+use crate::admin::token::TokenFile;
 use crate::logging::LogFormat;
-use crate::model::{BackendSpec, DrainSpec, Forwarding, HealthSpec, Policy, Scheduler, ServiceSpec};
+use crate::model::{
+    BackendSpec, DEADLINES, DrainSpec, Forwarding, HealthSpec, Policy, Scheduler, ServiceSpec,
+};
 
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9470);
 const SNAT_PORTS: (u16, u16) = (1024, 32_767);
@@ -108,6 +112,8 @@ fn read_agent(reader: &mut Reader, agent: &mut Section<'_>) -> Option<AgentConfi
     let modes = &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
     let xdp_mode = agent.read(reader, "xdp_mode", values::choice(modes, &[])).or(XdpMode::default());
     let admin = agent.read(reader, "admin", values::socket).or(ADMIN);
+    let socket = agent.read(reader, "socket", values::socket_path).or(DEFAULT_SOCKET.into());
+    let admin_token_file = agent.read(reader, "admin_token_file", values::file_path).optional();
     let who = &[("off", Announce::Off), ("arp", Announce::Arp)];
     let announce = agent.read(reader, "announce", values::choice(who, &[])).or(Announce::default());
     let formats = &[("human", LogFormat::Human), ("json", LogFormat::Json)];
@@ -117,6 +123,8 @@ fn read_agent(reader: &mut Reader, agent: &mut Section<'_>) -> Option<AgentConfi
         interfaces: Vec::new(),
         xdp_mode: xdp_mode?,
         admin: admin?,
+        socket: socket?,
+        admin_token_file: admin_token_file?.map(TokenFile::new),
         announce: announce?,
         log_format: log_format?,
         reset_rate: reset_rate?,
@@ -163,7 +171,9 @@ fn read_service(reader: &mut Reader, mut service: Section<'_>) -> ServiceDraft {
 fn read_drain(reader: &mut Reader, service: &mut Section<'_>) -> Option<DrainSpec> {
     let default = DrainSpec::default();
     let idle = service.read(reader, "drain_idle", values::duration(Duration::ZERO, HOUR)).or(default.idle);
-    let deadline = service.read(reader, "drain_deadline", values::duration(SECOND, DAY)).or(default.deadline);
+    let deadline = service
+        .read(reader, "drain_deadline", values::duration(*DEADLINES.start(), *DEADLINES.end()))
+        .or(default.deadline);
     Some(DrainSpec { idle: idle?, deadline: deadline? })
 }
 

@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use lb_common::hash::PORTS_PER_BUCKET;
 
+use crate::admin::token::TokenFile;
 use crate::logging::LogFormat;
 use crate::model::ServiceSpec;
 
@@ -50,6 +51,10 @@ pub struct AgentConfig {
     pub xdp_mode: XdpMode,
     /// Where metrics, health and state are served.
     pub admin: SocketAddr,
+    /// The same, and changes, for the agent's own user and root.
+    pub socket: PathBuf,
+    /// Lets those who have the token change things at `admin`.
+    pub admin_token_file: Option<TokenFile>,
     /// Who answers ARP and NDP for the VIPs.
     pub announce: Announce,
     /// How log lines look.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::admin::token::TokenFile;
 use crate::model::{DrainSpec, Forwarding, HealthSpec, Policy, ProbeKind, Scheduler};
 
 const EXAMPLE: &str = include_str!("../../../config/lb.example.toml");
@@ -66,7 +67,12 @@ fn example_parses_and_shows_defaults() {
         line.split_once(" = ").is_some_and(|(k, _)| k.chars().all(|c| c == '_' || c.is_ascii_lowercase()))
     };
     let uncomment = |line: &'static str| match line.strip_prefix("# ") {
-        Some(rest) if shown(rest) && !rest.starts_with("host") && !rest.starts_with("headers") => rest,
+        Some(rest)
+            if shown(rest)
+                && !["host", "headers", "admin_token_file"].iter().any(|k| rest.starts_with(k)) =>
+        {
+            rest
+        }
         Some(_) | None => line,
     };
     let explicit: Vec<&str> = EXAMPLE.lines().map(uncomment).collect();
@@ -107,7 +113,7 @@ fn values_and_defaults() {
     let text = with(&[
         (
             2,
-            "interfaces = [\"eth0\"]\nxdp_mode = \"native\"\nadmin = \"[::1]:1\"\nannounce = \"arp\"\nlog_format = \"json\"\nreset_rate = 0",
+            "interfaces = [\"eth0\"]\nxdp_mode = \"native\"\nadmin = \"[::1]:1\"\nsocket = \"/run/x.sock\"\nadmin_token_file = \"/etc/token\"\nannounce = \"arp\"\nlog_format = \"json\"\nreset_rate = 0",
         ),
         (5, "rest = \"90s\"\nidle_timeout = \"24h\""),
         (
@@ -125,10 +131,17 @@ fn values_and_defaults() {
         ),
     ]);
     let config = parse("lb.toml", &text).unwrap();
+    let long = format!("interfaces = [\"eth0\"]\nsocket = \"/{}\"", "x".repeat(107));
+    assert_eq!(
+        errors(&with(&[(2, &long)])),
+        ["3: agent.socket: has 108 bytes; use a path of at most 107 bytes"]
+    );
     let agent = AgentConfig {
         interfaces: vec!["eth0".into()],
         xdp_mode: XdpMode::Native,
         admin: "[::1]:1".parse().unwrap(),
+        socket: "/run/x.sock".into(),
+        admin_token_file: Some(TokenFile::new("/etc/token".into())),
         announce: Announce::Arp,
         log_format: LogFormat::Json,
         reset_rate: 0,
@@ -207,6 +220,14 @@ fn each_error() {
         ),
         (&[(2, "interfaces = [\"eth0\"]\nadmin = 9470")], "3: agent.admin: is an integer; give ADDRESS:PORT"),
         (&[(2, "interfaces = [\"eth0\"]\nadmin = \"127.0.0.1:0\"")], "3: agent.admin: port 0 is no port"),
+        (
+            &[(2, "interfaces = [\"eth0\"]\nsocket = \"admin.sock\"")],
+            "3: agent.socket: \"admin.sock\" is not the absolute path of a file",
+        ),
+        (
+            &[(2, "interfaces = [\"eth0\"]\nadmin_token_file = \"/etc/\"")],
+            "3: agent.admin_token_file: \"/etc/\" is not the absolute path of a file",
+        ),
         (&[(2, "interfaces = [\"eth0\"]\nannounce = \"bgp\"")], "3: agent.announce: \"bgp\" is not known"),
         (&[(2, "interfaces = [\"eth0\"]\nlog_format = true")], "3: agent.log_format: is a boolean; give"),
         (

@@ -1,6 +1,7 @@
 //! From TOML values to ours, one at a time.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -95,6 +96,31 @@ pub(super) fn interface(value: &DeValue<'_>) -> Result<String, Bad> {
     }
     Err(Bad::new(format!("{name:?} is not an interface name"), "see `ip link` for the interfaces' names"))
 }
+
+/// An absolute path: the agent's working directory is nobody's business.
+pub(super) fn file_path(value: &DeValue<'_>) -> Result<PathBuf, Bad> {
+    let path = text(value, "\"/etc/evenkeel/token\"")?;
+    if path.starts_with('/') && !path.ends_with('/') && !path.contains('\0') {
+        return Ok(path.into());
+    }
+    Err(Bad::new(
+        format!("{path:?} is not the absolute path of a file"),
+        "begin with a slash and end with a name",
+    ))
+}
+
+/// An absolute path that fits a socket's address.
+pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, Bad> {
+    let path = file_path(value)?;
+    let length = path.as_os_str().len();
+    if length < SOCKET_PATH {
+        return Ok(path);
+    }
+    Err(Bad::new(format!("has {length} bytes"), format!("use a path of at most {} bytes", SOCKET_PATH - 1)))
+}
+
+/// Bytes of `sockaddr_un.sun_path`, the zero at its end included.
+const SOCKET_PATH: usize = 108;
 
 /// `ADDRESS:PORT` of anything.
 pub(super) fn socket(value: &DeValue<'_>) -> Result<SocketAddr, Bad> {

@@ -5,6 +5,7 @@ use lb_common::reason::REASONS;
 use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
 
 use super::DataplaneError;
+use crate::flows::FlowSummary;
 
 /// Counters in the index order of [`lb_common::reason::Reason`].
 pub type ReasonCounts = [u64; REASONS as usize];
@@ -41,6 +42,12 @@ pub trait Counters: Send + Sync {
     /// # Errors
     /// See [`Counters::reasons`].
     fn census(&self) -> Result<SlotCensus, DataplaneError>;
+
+    /// What the flow table's slots say of each backend's flows. Takes tens of milliseconds per million slots.
+    ///
+    /// # Errors
+    /// See [`Counters::reasons`].
+    fn summary(&self) -> Result<FlowSummary, DataplaneError>;
 }
 
 /// How the flow table's slots are used.

@@ -56,7 +56,7 @@ families! {
     SERVICE_FAIL_OPEN = "lb_service_fail_open" Gauge ["service"] "1 while every backend is unhealthy or draining, and new flows go to those that there are.";
     SERVICE_BELOW_FLOOR = "lb_service_below_floor" Gauge ["service"] "1 while suspect backends get new flows too, because less than `min_healthy` of the others are usable.";
     SERVICE_PRIORITY = "lb_service_priority" Gauge ["service"] "Priority number of the backends that get new flows; absent while no backend is usable.";
-    SERVICE_BACKENDS = "lb_service_backends" Gauge ["service", "state"] "Backends by health state.";
+    SERVICE_BACKENDS = "lb_service_backends" Gauge ["service", "state"] "Backends by state.";
     SERVICE_PACKETS = "lb_service_packets_total" Counter ["service", "direction"] "Packets that were forwarded.";
     SERVICE_BYTES = "lb_service_bytes_total" Counter ["service", "direction"] "Bytes of forwarded IP packets, without Ethernet headers.";
     SERVICE_NEW_FLOWS = "lb_service_new_flows_total" Counter ["service"] "Flows that were created.";
@@ -64,8 +64,8 @@ families! {
     SERVICE_UNRESTED = "lb_service_reused_unrested_total" Counter ["service"] "New flows that took a source port which had not rested for their backend.";
     SERVICE_TABLE_FULL = "lb_service_table_full_total" Counter ["service"] "SYNs dropped because no slot of the flow table could be claimed.";
 
-    BACKEND_UP = "lb_backend_up" Gauge ["service", "backend"] "1 while the backend is healthy.";
-    BACKEND_STATE = "lb_backend_state" Gauge ["service", "backend", "state"] "1 for the health state that the backend is in, 0 for the others.";
+    BACKEND_UP = "lb_backend_up" Gauge ["service", "backend"] "1 while the backend is healthy, drained or not.";
+    BACKEND_STATE = "lb_backend_state" Gauge ["service", "backend", "state"] "1 for the state that the backend is in, 0 for the others.";
     BACKEND_RESOLVED = "lb_backend_resolved" Gauge ["service", "backend"] "1 while the next hop towards the backend is known.";
     BACKEND_WEIGHT = "lb_backend_weight" Gauge ["service", "backend"] "Configured weight.";
     BACKEND_SLOW_START = "lb_backend_slow_start_ratio" Gauge ["service", "backend"] "Part of its weight that counts: less than 1 while a newcomer's share of new flows grows.";
@@ -77,6 +77,8 @@ families! {
     BACKEND_BYTES = "lb_backend_bytes_total" Counter ["service", "backend", "direction"] "Bytes of forwarded IP packets, without Ethernet headers.";
     BACKEND_FIRST_BYTE = "lb_backend_first_byte_seconds" Histogram ["service", "backend"] "Time from a request to the first byte of its response, as seen on the wire.";
     UNRESOLVED = "lb_unresolved_backends" Gauge [] "Backends whose next hop is not known.";
+
+    DRAINS = "lb_drains_total" Counter ["result"] "Drains that ended, by how.";
 
     HEALTH_CHECK = "lb_health_check_seconds" Histogram ["service", "backend"] "Duration of health checks, connection included.";
     HEALTH_CHECKS = "lb_health_checks_total" Counter ["service", "backend", "result"] "Health checks by result.";

@@ -11,7 +11,7 @@ use prometheus::proto;
 use super::catalog::{self as cat, Family};
 use super::sample::{desc, family, float, sample};
 use crate::model::HealthState;
-use crate::status::{BackendStatus, ServiceStatus, Status};
+use crate::status::{BackendStatus, ServiceStatus, Status, backend_states};
 
 /// Gives the latest published status.
 pub type StatusSource = Box<dyn Fn() -> Arc<Status> + Send + Sync>;
@@ -86,8 +86,8 @@ fn services(services: &[ServiceStatus]) -> [proto::MetricFamily; 4] {
         family(f, services.iter().filter_map(|s| Some(sample(f, &[&s.name], get(s)?))).collect())
     };
     let states = services.iter().flat_map(|s| {
-        HealthState::ALL
-            .map(|h| sample(&cat::SERVICE_BACKENDS, &[&s.name, h.name()], float(s.in_state(h) as u64)))
+        backend_states()
+            .map(|state| sample(&cat::SERVICE_BACKENDS, &[&s.name, state], float(s.in_state(state) as u64)))
     });
     [
         per(&cat::SERVICE_FAIL_OPEN, |s| Some(flag(s.fail_open))),
@@ -103,11 +103,11 @@ fn backends(services: &[ServiceStatus]) -> [proto::MetricFamily; 5] {
         family(f, all().map(|(s, b)| sample(f, &[s, &b.name], get(b))).collect())
     };
     let states = all().flat_map(|(s, b)| {
-        HealthState::ALL
-            .map(|h| sample(&cat::BACKEND_STATE, &[s, &b.name, h.name()], flag(b.state == h.name())))
+        backend_states()
+            .map(move |state| sample(&cat::BACKEND_STATE, &[s, &b.name, state], flag(b.state == state)))
     });
     [
-        per(&cat::BACKEND_UP, |b| flag(b.state == HealthState::Healthy.name())),
+        per(&cat::BACKEND_UP, |b| flag(b.health == HealthState::Healthy.name())),
         family(&cat::BACKEND_STATE, states.collect()),
         per(&cat::BACKEND_RESOLVED, |b| flag(b.next_hop.is_some())),
         per(&cat::BACKEND_WEIGHT, |b| f64::from(b.weight)),

@@ -30,6 +30,7 @@ pub use kernel::BackendLabels;
 pub use prometheus::Error as MetricsError;
 
 use crate::dataplane::Counters;
+use crate::drain::Outcome;
 use catalog::{self as cat, Family};
 use control::ControlCollector;
 use kernel::KernelCollector;
@@ -75,6 +76,41 @@ impl Operation {
     }
 }
 
+/// How a drain ended: the values of the `result` label of `lb_drains_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainResult {
+    /// No flow waited any more.
+    Complete,
+    /// The deadline came first.
+    Deadline,
+    /// Somebody wanted the backend back before its end.
+    Undone,
+}
+
+impl DrainResult {
+    /// Every result.
+    pub const ALL: [Self; 3] = [Self::Complete, Self::Deadline, Self::Undone];
+
+    /// Value of the label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Complete => Outcome::Complete.name(),
+            Self::Deadline => Outcome::Deadline.name(),
+            Self::Undone => "undone",
+        }
+    }
+}
+
+impl From<Outcome> for DrainResult {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Complete => Self::Complete,
+            Outcome::Deadline => Self::Deadline,
+        }
+    }
+}
+
 /// All metrics. Shared between the loop, which writes, and the admin server, which reads.
 pub struct Metrics {
     registry: Registry,
@@ -86,6 +122,7 @@ pub struct Metrics {
     errors: IntCounterVec,
     drift: IntCounter,
     expired: IntCounter,
+    drains: IntCounterVec,
 }
 
 impl Metrics {
@@ -112,8 +149,12 @@ impl Metrics {
             errors,
             drift: IntCounter::with_opts(opts(&cat::DRIFT))?,
             expired: IntCounter::with_opts(opts(&cat::EXPIRED))?,
+            drains: IntCounterVec::new(opts(&cat::DRAINS), cat::DRAINS.labels)?,
         };
-        let collectors: [Box<dyn Collector>; 9] = [
+        for result in DrainResult::ALL {
+            metrics.drains.with_label_values(&[result.name()]);
+        }
+        let collectors: [Box<dyn Collector>; 10] = [
             Box::new(Shared(metrics.kernel.clone())),
             Box::new(ControlCollector::new(status)?),
             Box::new(metrics.checks.clone()),
@@ -123,6 +164,7 @@ impl Metrics {
             Box::new(metrics.errors.clone()),
             Box::new(metrics.drift.clone()),
             Box::new(metrics.expired.clone()),
+            Box::new(metrics.drains.clone()),
         ];
         for c in collectors {
             metrics.registry.register(c)?;
@@ -202,6 +244,11 @@ impl Metrics {
     /// Entries of the maps were not what had been written.
     pub fn drifted(&self, entries: u64) {
         self.drift.inc_by(entries);
+    }
+
+    /// A drain ended.
+    pub fn drained(&self, result: DrainResult) {
+        self.drains.with_label_values(&[result.name()]).inc();
     }
 
     /// The expiry sweep closed flows.

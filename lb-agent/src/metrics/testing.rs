@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use lb_common::flow::Slot;
 use lb_common::reason::REASONS;
 use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
 
 use crate::dataplane::DataplaneError;
 use crate::dataplane::counters::{Counters, ReasonCounts, SlotCensus};
+use crate::flows::FlowSummary;
 
 #[derive(Default)]
 pub(crate) struct FakeCounters(Mutex<Values>);
@@ -17,12 +19,22 @@ pub(crate) struct Values {
     pub(crate) services: BTreeMap<u16, ServiceStats>,
     pub(crate) backends: BTreeMap<u16, BackendStats>,
     pub(crate) reasons: BTreeMap<u32, u64>,
+    pub(crate) loads: BTreeMap<u16, BackendLoad>,
+    /// Those in use.
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) now: u32,
+    pub(crate) scans: usize,
     pub(crate) broken: bool,
 }
 
 impl FakeCounters {
     pub(crate) fn set(&self, change: impl FnOnce(&mut Values)) {
         change(&mut self.0.lock().unwrap());
+    }
+
+    /// How often the table was scanned.
+    pub(crate) fn scans(&self) -> usize {
+        self.0.lock().unwrap().scans
     }
 
     fn get<T>(&self, read: impl FnOnce(&Values) -> T) -> Result<T, DataplaneError> {
@@ -54,7 +66,13 @@ impl Counters for FakeCounters {
     }
 
     fn load(&self, id: u16) -> Result<BackendLoad, DataplaneError> {
-        self.get(|_| BackendLoad { flows: u64::from(id) * 10, waiting: u64::from(id), failures: 0 })
+        let usual = BackendLoad { flows: u64::from(id) * 10, waiting: u64::from(id), failures: 0 };
+        self.get(|v| v.loads.get(&id).copied().unwrap_or(usual))
+    }
+
+    fn summary(&self) -> Result<FlowSummary, DataplaneError> {
+        self.set(|v| v.scans += 1);
+        self.get(|v| FlowSummary::of(v.slots.iter().copied(), v.now))
     }
 
     fn census(&self) -> Result<SlotCensus, DataplaneError> {

@@ -1,6 +1,7 @@
 //! What the agent says of itself: the value behind `/status`, `lb-agent status` and the metrics' labels.
 #![forbid(unsafe_code)]
 
+pub mod drain;
 pub mod render;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -8,12 +9,16 @@ pub(crate) mod testing;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
+use lb_common::abi::ticks_to_millis;
 use lb_common::stats::BackendLoad;
 use serde::{Deserialize, Serialize};
 
 use crate::dataplane::{Counters, SlotCensus};
+use crate::drain::Drain;
+use crate::flows::FlowSummary;
 use crate::model::HealthState;
 use crate::plan::Standing;
+use drain::DrainStatus;
 use lb_common::flow::State;
 
 /// Everything at one moment. Numbers that the data path counts are filled in by [`Status::fill`].
@@ -101,8 +106,10 @@ pub struct BackendStatus {
     pub priority: u8,
     /// Whether it gets new flows.
     pub in_ring: bool,
-    /// `starting`, `healthy`, `suspect`, `dead`.
+    /// `draining` or `drained`; when it is neither, its health.
     pub state: String,
+    /// `starting`, `healthy`, `suspect`, `dead`: what the checks say, drained or not.
+    pub health: String,
     /// Since when.
     #[serde(with = "rfc3339")]
     pub since: SystemTime,
@@ -118,6 +125,8 @@ pub struct BackendStatus {
     pub waiting: Option<u64>,
     /// Flows it was given since the agent started.
     pub new_flows: Option<u64>,
+    /// Its drain; absent when it is not drained.
+    pub drain: Option<DrainStatus>,
 }
 
 /// A backend's next hop on layer 2.
@@ -172,6 +181,23 @@ impl Status {
         self.services.iter().flat_map(|s| &s.backends).filter(|b| b.next_hop.is_none()).count()
     }
 
+    /// Whether some backend is draining or drained.
+    #[must_use]
+    pub fn is_any_drained(&self) -> bool {
+        self.services.iter().flat_map(|s| &s.backends).any(|b| b.drain.is_some())
+    }
+
+    /// Adds how long flows of drained backends wait.
+    pub fn fill_waits(&mut self, flows: &FlowSummary) {
+        for b in self.services.iter_mut().flat_map(|s| &mut s.backends) {
+            let (Some(drain), Some(id), Some(generation)) = (&mut b.drain, b.id, b.generation) else {
+                continue;
+            };
+            let waiting = flows.backend(id, generation).filter(|flows| flows.waiting > 0);
+            drain.oldest_wait_ms = waiting.map(|flows| ticks_to_millis(flows.oldest_waiting));
+        }
+    }
+
     /// Adds what the data path counts at this moment. What cannot be read stays absent.
     ///
     /// `new_flows` gives a backend's total by service and name.
@@ -186,6 +212,11 @@ impl Status {
             }
         }
     }
+}
+
+/// Every value of [`BackendStatus::state`].
+pub fn backend_states() -> impl Iterator<Item = &'static str> {
+    HealthState::ALL.into_iter().map(HealthState::name).chain(Drain::NAMES)
 }
 
 impl ServiceStatus {
@@ -203,8 +234,8 @@ impl ServiceStatus {
 
     /// How many backends are in this state.
     #[must_use]
-    pub fn in_state(&self, state: HealthState) -> usize {
-        self.backends.iter().filter(|b| b.state == state.name()).count()
+    pub fn in_state(&self, state: &str) -> usize {
+        self.backends.iter().filter(|b| b.state == state).count()
     }
 }
 
@@ -238,5 +269,28 @@ mod rfc3339 {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SystemTime, D::Error> {
         let text = String::deserialize(d)?;
         humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
+    }
+
+    /// For times that may be absent.
+    pub(super) mod option {
+        use super::*;
+        use serde::Serialize;
+
+        #[derive(Serialize, Deserialize)]
+        struct Time(#[serde(with = "super")] SystemTime);
+
+        #[expect(clippy::ref_option, reason = "serde asks for it")]
+        pub(in crate::status) fn serialize<S: Serializer>(
+            t: &Option<SystemTime>,
+            s: S,
+        ) -> Result<S::Ok, S::Error> {
+            t.map(Time).serialize(s)
+        }
+
+        pub(in crate::status) fn deserialize<'de, D: Deserializer<'de>>(
+            d: D,
+        ) -> Result<Option<SystemTime>, D::Error> {
+            Ok(Option::<Time>::deserialize(d)?.map(|Time(t)| t))
+        }
     }
 }

@@ -14,6 +14,7 @@ pub(crate) fn sample_status(start: SystemTime) -> Status {
         priority: 0,
         in_ring: true,
         state: "healthy".into(),
+        health: "healthy".into(),
         since: start + Duration::from_secs(10),
         why: "2 good checks in a row".into(),
         next_hop: Some(NextHopStatus {
@@ -25,10 +26,12 @@ pub(crate) fn sample_status(start: SystemTime) -> Status {
         flows: Some(7),
         waiting: Some(2),
         new_flows: Some(4711),
+        drain: None,
     };
     let dead = BackendStatus {
         name: "superset-2".into(),
         state: "dead".into(),
+        health: "dead".into(),
         why: "connection refused (3 in a row)".into(),
         in_ring: false,
         next_hop: None,

@@ -1,6 +1,7 @@
 //! The agent's configuration for the demo, and the names in it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use crate::lab::Topology;
 use crate::packet::world::Family;
@@ -18,7 +19,7 @@ pub(super) fn server_name(n: u8) -> String {
 }
 
 /// The text of the file.
-pub(super) fn config(topology: &Topology) -> String {
+pub(super) fn config(topology: &Topology, socket: &Path) -> String {
     let interfaces = topology.interfaces().join("\", \"");
     let [snat4, snat6] = Family::BOTH.map(|family| topology.snat(family));
     let mut text = format!(
@@ -28,6 +29,7 @@ pub(super) fn config(topology: &Topology) -> String {
 interfaces = ["{interfaces}"] # towards the client, towards the servers
 xdp_mode = "auto"
 admin = "{ADMIN}"
+socket = {socket:?}
 
 [nat]
 addresses = ["{snat4}", "{snat6}"] # what the servers see as the client's address
@@ -69,7 +71,7 @@ mod tests {
 
     #[test]
     fn the_configuration_is_one_that_the_agent_takes() {
-        let text = config(&Topology::two_arm(SERVERS));
+        let text = config(&Topology::two_arm(SERVERS), Path::new("/tmp/demo.sock"));
         let config = lb_agent::config::parse("demo.toml", &text).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(config.services.len(), 2);
         assert_eq!(config.agent.admin, ADMIN);

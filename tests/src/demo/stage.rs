@@ -110,8 +110,10 @@ impl Stage {
     /// Writes the configuration.
     pub(super) fn write_config(&self) -> Result<()> {
         let path = self.config();
+        // Not in the directory: that may be too deep for a socket's path.
+        let socket = std::env::temp_dir().join(format!("ek-demo-{}.sock", std::process::id()));
         std::fs::create_dir_all(&self.options.directory)
-            .and_then(|()| std::fs::write(&path, config(self.topology())))
+            .and_then(|()| std::fs::write(&path, config(self.topology(), &socket)))
             .with_context(|| format!("write {}", path.display()))
     }
 

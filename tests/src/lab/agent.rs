@@ -23,8 +23,12 @@ pub struct Settings {
     pub xdp_mode: &'static str,
     /// `agent.announce = "arp"`.
     pub announce: bool,
+    /// Lines of `[agent]`.
+    pub agent: String,
     /// `service.scheduler`.
     pub scheduler: &'static str,
+    /// Further lines of `[[service]]`.
+    pub service: &'static str,
     /// Lines of `[service.health]`.
     pub health: &'static str,
 }
@@ -35,7 +39,9 @@ impl Default for Settings {
         Self {
             xdp_mode: "native",
             announce: false,
+            agent: String::new(),
             scheduler: "maglev",
+            service: "",
             health: "interval = \"200ms\"\ntimeout = \"500ms\"\nrise = 2\nfall = 2\ngrace = \"0s\"\n\
                      expect_body = \"OK\"\n",
         }
@@ -46,12 +52,12 @@ impl Settings {
     /// The text of the configuration file.
     #[must_use]
     pub fn text(&self, topology: &Topology) -> String {
-        let Self { xdp_mode, announce, scheduler, health } = self;
+        let Self { xdp_mode, announce, agent, scheduler, service, health } = self;
         let announce = if *announce { "arp" } else { "off" };
         let interfaces = topology.interfaces();
         let snat = Family::BOTH.map(|family| topology.snat(family).to_string());
         let mut text = format!(
-            "[agent]\ninterfaces = {interfaces:?}\nxdp_mode = \"{xdp_mode}\"\nannounce = \"{announce}\"\n\n\
+            "[agent]\ninterfaces = {interfaces:?}\nxdp_mode = \"{xdp_mode}\"\nannounce = \"{announce}\"\n{agent}\n\
              [nat]\naddresses = {snat:?}\n"
         );
         for (family, name) in Family::BOTH.into_iter().zip(["v4", "v6"]) {
@@ -59,7 +65,7 @@ impl Settings {
             // Writing to a string does not fail.
             let _ = write!(
                 text,
-                "\n[[service]]\nname = \"superset-{name}\"\nvip = \"{vip}\"\nscheduler = \"{scheduler}\"\n\
+                "\n[[service]]\nname = \"superset-{name}\"\nvip = \"{vip}\"\nscheduler = \"{scheduler}\"\n{service}\
                  [service.health]\n{health}"
             );
             for n in 1..=topology.backends {
@@ -105,7 +111,8 @@ impl Agent {
     pub fn spawn(lab: &Lab, config: &str) -> Result<Self> {
         let files = tempfile::Builder::new().prefix("evenkeel-lab-").tempdir().context("make a directory")?;
         let (path, log) = (config_path(files.path()), log_path(files.path()));
-        std::fs::write(&path, config).with_context(|| format!("write {}", path.display()))?;
+        std::fs::write(&path, with_socket(config, &socket_path(files.path())))
+            .with_context(|| format!("write {}", path.display()))?;
         let log = File::create(&log).with_context(|| format!("write {}", log.display()))?;
         let mut command = Command::new(programs::agent()?);
         command.args(["run", "--config"]).arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -153,6 +160,12 @@ impl Agent {
         config_path(self.files.path())
     }
 
+    /// Path of its socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        socket_path(self.files.path())
+    }
+
     /// The process.
     pub const fn process(&mut self) -> &mut Process {
         &mut self.process
@@ -177,6 +190,18 @@ impl Agent {
 
 fn config_path(dir: &Path) -> PathBuf {
     dir.join("lb.toml")
+}
+
+fn socket_path(dir: &Path) -> PathBuf {
+    dir.join("admin.sock")
+}
+
+/// Labs have a network of their own, but share the machine's files: each agent needs another socket.
+fn with_socket(config: &str, socket: &Path) -> String {
+    if config.contains("\nsocket = ") {
+        return config.to_owned();
+    }
+    config.replacen("[agent]\n", &format!("[agent]\nsocket = {socket:?}\n"), 1)
 }
 
 fn log_path(dir: &Path) -> PathBuf {

@@ -7,11 +7,13 @@ use aya::maps::{Array, MapData, PerCpuArray};
 use aya::{Ebpf, Pod};
 use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
 
+use super::clock::exact_now;
 use super::error::failure;
 use super::flows::FlowTable;
 use super::maps::open;
 use crate::dataplane::DataplaneError;
 use crate::dataplane::counters::{Counters, ReasonCounts, SlotCensus};
+use crate::flows::FlowSummary;
 
 /// Handles of the maps that count. They outlive the data plane, and then stand still.
 pub struct KernelCounters {
@@ -63,6 +65,10 @@ impl Counters for KernelCounters {
 
     fn census(&self) -> Result<SlotCensus, DataplaneError> {
         Ok(self.flows.census())
+    }
+
+    fn summary(&self) -> Result<FlowSummary, DataplaneError> {
+        Ok(FlowSummary::of(self.flows.iter().map(|(_, slot)| slot), exact_now()))
     }
 }
 
