@@ -118,6 +118,45 @@ fn status_without_an_agent_is_one_clear_line_and_1() {
 }
 
 #[test]
+fn drain_without_an_agent_is_one_clear_line_and_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("admin.sock");
+    let socket = socket.to_str().unwrap();
+    for words in
+        [&["drain", "superset/superset-1", "--wait"][..], &["undrain", "superset/superset-1", "--json"]]
+    {
+        let out = lb_agent(&[words, &["--socket", socket]].concat());
+        let stderr = text(&out.stderr);
+        assert_eq!((out.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
+        assert!(stderr.starts_with(&format!("lb-agent: cannot reach lb-agent at {socket}: ")), "{stderr}");
+        assert!(stderr.contains("agent.socket"), "{stderr}");
+        assert_eq!(text(&out.stdout), "");
+    }
+}
+
+#[test]
+fn drain_says_what_is_wrong_with_its_words() {
+    for (words, why) in [
+        (&["drain"][..], "SERVICE/BACKEND"),
+        (&["drain", "superset"], "want SERVICE/BACKEND, as superset/superset-1"),
+        (
+            &["drain", "superset/a", "--deadline", "soon"],
+            "\"soon\" is no deadline; give a duration of 1s to 24h",
+        ),
+        (&["drain", "superset/a", "--deadline", "2d"], "\"2d\" is no deadline"),
+        (&["undrain", "superset/a", "--wait"], "--wait"),
+    ] {
+        let out = lb_agent(words);
+        let stderr = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(why), "{stderr}");
+    }
+    assert!(
+        text(&lb_agent(&["drain", "--help"]).stdout).contains("  4  with --wait: the deadline came first")
+    );
+}
+
+#[test]
 fn usage_errors_are_2_and_help_is_0() {
     assert_eq!(lb_agent(&["balance"]).status.code(), Some(2));
     assert_eq!(lb_agent(&["run"]).status.code(), Some(2));

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod drain;
 mod node;
 mod run;
 mod status;
@@ -9,18 +10,25 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::admin::DEFAULT_ADDRESS;
+use crate::admin::v1::parse_deadline;
+use crate::admin::{DEFAULT_ADDRESS, DEFAULT_SOCKET};
 use crate::logging::LogFormat;
+use drain::BackendName;
 
 /// Failure at run time.
 const FAILED: u8 = 1;
 /// The command line or the configuration is wrong; nothing was changed.
 const USAGE: u8 = 2;
+/// A drain's deadline came before its end.
+const DEADLINE: u8 = 4;
 
 const EXIT_CODES: &str = "Exit status:\n  0  success\n  1  failure at run time\n  2  the command line or the configuration is wrong; nothing was changed";
+
+const DRAIN_EXIT_CODES: &str = "Exit status:\n  0  success; with --wait: the backend may be stopped, no flow waits\n  1  no agent answers, or the backend was wanted back meanwhile\n  2  the command line is wrong, or there is no such backend; nothing was changed\n  4  with --wait: the deadline came first; the backend gets no new flows, but some may still wait";
 
 /// Evenkeel: an XDP load balancer for Apache Superset.
 ///
@@ -49,6 +57,18 @@ enum Command {
     /// Show services, backends and the flow table of a running agent.
     #[command(after_help = EXIT_CODES)]
     Status(StatusArgs),
+    /// Give a backend no new flows, and say when it may be stopped.
+    ///
+    /// Existing flows go on. The drain is complete when no flow waits for an answer and no data has passed for the
+    /// service's drain_idle (5s by default), which takes at least that long; connections that are kept open without
+    /// a request do not count. After that, and after the deadline, the backend gets no new flows until `undrain`. The
+    /// drain goes on when this command is interrupted. Draining a backend again begins anew. When no other backend
+    /// can be reached, new flows go to draining ones all the same.
+    #[command(after_help = DRAIN_EXIT_CODES)]
+    Drain(DrainArgs),
+    /// Give a backend that is draining or drained new flows again.
+    #[command(after_help = EXIT_CODES)]
+    Undrain(UndrainArgs),
 }
 
 #[derive(Debug, Args)]
@@ -84,6 +104,40 @@ struct StatusArgs {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct DrainArgs {
+    /// The backend, by the names in the configuration.
+    #[arg(value_name = "SERVICE/BACKEND", value_parser = BackendName::parse)]
+    backend: BackendName,
+    /// Until when to watch at most: 1s to 24h, as 10m or 600s; the service's drain_deadline (10m) by default.
+    #[arg(long, value_name = "DURATION", value_parser = parse_deadline)]
+    deadline: Option<Duration>,
+    /// Return at the end of the drain, and show how far it is on standard error until then.
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    at: SocketArgs,
+}
+
+#[derive(Debug, Args)]
+struct UndrainArgs {
+    /// The backend, by the names in the configuration.
+    #[arg(value_name = "SERVICE/BACKEND", value_parser = BackendName::parse)]
+    backend: BackendName,
+    #[command(flatten)]
+    at: SocketArgs,
+}
+
+#[derive(Debug, Args)]
+struct SocketArgs {
+    /// Path of the agent's socket (agent.socket).
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// As JSON on standard output, one object a line; with --wait one for each change.
+    #[arg(long)]
+    json: bool,
+}
+
 /// The program. Everything that it prints goes to standard output, everything that is wrong to standard error.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -99,6 +153,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Status(args) => status::status(&args),
+        Command::Drain(args) => drain::drain(&args),
+        Command::Undrain(args) => drain::undrain(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime};
 
+use super::drain::{DrainProgress, DrainStatus};
 use super::{BackendStatus, ServiceStatus, Status};
 
 /// The status as text, as of `now`. Plain ASCII apart from names, no colours, lines end without blanks.
@@ -77,11 +78,41 @@ fn write_service(out: &mut String, s: &ServiceStatus, now: SystemTime) -> fmt::R
     rows.extend(s.backends.iter().map(|b| row(b, ring(s, b), now)));
     write_columns(out, &rows)?;
     for b in &s.backends {
+        if let Some(drain) = &b.drain {
+            writeln!(out, "  {}: {}", b.name, drain_text(drain, b.in_ring, now))?;
+        }
         if let Some(why) = &b.unresolved {
             writeln!(out, "  {}: next hop unresolved: {why}", b.name)?;
         }
     }
     Ok(())
+}
+
+/// How far a drain is, in one line.
+#[must_use]
+pub fn drain_line(p: &DrainProgress, now: SystemTime) -> String {
+    let drain = p.drain.as_ref().map(|d| format!(", {}", drain_text(d, p.in_ring, now))).unwrap_or_default();
+    let pending = if p.pending { ", PENDING: the kernel does not know yet" } else { "" };
+    let (flows, waiting) = (number(p.flows), number(p.waiting));
+    format!("{}/{}: {}, flows {flows}, waiting {waiting}{drain}{pending}", p.service, p.backend, p.state)
+}
+
+fn drain_text(d: &DrainStatus, in_ring: bool, now: SystemTime) -> String {
+    let mut out = match (&d.result, d.ended) {
+        (None, _) | (_, None) => {
+            format!("draining for {}, deadline in {}", ago(d.since, now), ago(now, d.deadline))
+        }
+        (Some(result), Some(ended)) => {
+            format!("drained {} ago after {} ({result})", ago(ended, now), ago(d.since, ended))
+        }
+    };
+    if let Some(ms) = d.oldest_wait_ms {
+        let _ = write!(out, ", oldest wait {}", humantime::format_duration(Duration::from_secs(ms / 1000)));
+    }
+    if in_ring {
+        out.push_str(", GETS NEW FLOWS: there is no other backend");
+    }
+    out
 }
 
 fn row(b: &BackendStatus, ring: &str, now: SystemTime) -> [String; 11] {
@@ -207,6 +238,50 @@ mod tests {
         ] {
             assert!(text.contains(want), "{want}\n{text}");
         }
+    }
+
+    #[test]
+    fn drains_in_the_table_and_on_a_line() {
+        let mut s = sample_status(at(0));
+        s.services[0].backends[0].state = "draining".into();
+        s.services[0].backends[0].drain = Some(DrainStatus {
+            since: at(3600),
+            deadline: at(4200),
+            ended: None,
+            result: None,
+            left_waiting: None,
+            oldest_wait_ms: Some(95_999),
+        });
+        s.services[0].backends[1].drain = Some(DrainStatus {
+            since: at(60),
+            deadline: at(660),
+            ended: Some(at(660)),
+            result: Some("deadline".into()),
+            left_waiting: Some(2),
+            oldest_wait_ms: None,
+        });
+        let text = render(&s, at(3700));
+        for want in [
+            "  superset-1: draining for 1m 40s, deadline in 8m 20s, oldest wait 1m 35s, GETS NEW FLOWS: there is no other backend\n",
+            "  superset-2: drained 50m 40s ago after 10m (deadline)\n",
+        ] {
+            assert!(text.contains(want), "{want}\n{text}");
+        }
+        let line = |backend| drain_line(&DrainProgress::of(&s, "superset", backend).unwrap(), at(3700));
+        assert_eq!(
+            line("superset-2"),
+            "superset/superset-2: dead, flows ?, waiting ?, drained 50m 40s ago after 10m (deadline)"
+        );
+        s.services[0].backends[0].drain = None;
+        s.dataplane.pending = true;
+        let line = drain_line(&DrainProgress::of(&s, "superset", "superset-1").unwrap(), at(3700));
+        assert_eq!(
+            line,
+            "superset/superset-1: draining, flows 7, waiting 2, PENDING: the kernel does not know yet"
+        );
+        let json = serde_json::to_value(&s).unwrap();
+        assert_eq!(json["services"][0]["backends"][1]["drain"]["ended"], "2023-11-14T22:24:20.000Z");
+        assert_eq!(serde_json::from_value::<Status>(json).unwrap(), s);
     }
 
     #[test]
