@@ -50,7 +50,15 @@ impl Held {
     /// # Errors
     /// When the connection is broken.
     pub fn send(&mut self) -> io::Result<()> {
-        self.stream.get_mut().write_all(b"GET / HTTP/1.1\r\nhost: vip\r\n\r\n")
+        self.send_for("/")
+    }
+
+    /// Sends a request for a path, without waiting for the answer.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn send_for(&mut self, path: &str) -> io::Result<()> {
+        write!(self.stream.get_mut(), "GET {path} HTTP/1.1\r\nhost: vip\r\n\r\n")
     }
 
     /// Waits for the answer to a request; gives the name of the server.
