@@ -152,6 +152,27 @@ impl OptionReader {
         }
     }
 
+    /// Reads the options that most SYNs have, in the order that Linux sends them, at a glance. False when they are
+    /// others; then nothing was read.
+    #[inline(always)]
+    #[must_use]
+    pub const fn read_usual(&mut self, window: u16, options: &[u8; OPTIONS_LEN]) -> bool {
+        let o = options;
+        let heads = [o[0], o[1], o[4], o[5], o[6], o[7], o[16], o[17]];
+        let usual = [MSS, 4, SACK_PERMITTED, 2, TIMESTAMPS, 10, NOP, SCALE];
+        if u64::from_ne_bytes(heads) != u64::from_ne_bytes(usual) || o[18] != 3 {
+            return false;
+        }
+        let mss = u16::from_be_bytes([o[2], o[3]]);
+        self.offer = Offer {
+            sizes: (mss as u32) << 16 | window as u32,
+            rest: HAS_SACK | HAS_TIMESTAMP,
+            timestamp: u32::from_be_bytes([o[8], o[9], o[10], o[11]]),
+        };
+        self.offer.set_scale(o[19]);
+        true
+    }
+
     /// Reads the option at `at`; its length, or `None` when there is none that lies within `len`.
     #[inline(always)]
     fn option(&mut self, at: usize, len: usize, byte: &impl Fn(usize) -> Option<u8>) -> Option<usize> {
@@ -220,6 +241,23 @@ mod tests {
         assert_eq!(read(512, &macos), offer(1460, Some(6), true, Some(0x0102_0304)));
         assert_eq!(read(512, &[]), Offer::plain(512));
         assert_eq!(Offer::plain(512).options(), [NOP; OPTIONS_LEN]);
+    }
+
+    #[test]
+    fn the_usual_options_are_read_at_a_glance() {
+        let usual = [2, 4, 5, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 9, 9, 9, 9, 1, 3, 3, 7];
+        let glance = |options: &[u8; OPTIONS_LEN]| {
+            let mut reader = OptionReader::default();
+            reader.read_usual(512, options).then_some(reader.offer)
+        };
+        assert_eq!(glance(&usual), Some(read(512, &usual)));
+        let large = usual.map(|b| if b == 7 { 15 } else { b });
+        assert_eq!(glance(&large), Some(read(512, &large)), "a scale out of range");
+        for at in [0, 1, 4, 5, 6, 7, 16, 17, 18] {
+            let mut other = usual;
+            other[at] ^= 8;
+            assert_eq!(glance(&other), None, "byte {at}");
+        }
     }
 
     #[test]

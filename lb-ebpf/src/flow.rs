@@ -162,12 +162,13 @@ pub(crate) fn of_reply(node: &Node, segment: &Segment) -> Option<Hit> {
 /// The flow that holds a SNAT address and port, if its backend is the one given (ports in network order).
 #[inline(always)]
 pub(crate) fn of_snat(node: &Node, snat: &Addr, snat_port: u16, backend: &Addr, port: u16) -> Option<Hit> {
-    let block = block_of(node, snat)?;
+    // The port first: most packets of clients go to one that is in no SNAT range.
     let offset = u32::from(u16::from_be(snat_port)).wrapping_sub(node.port_base);
     let size = node.buckets * WAYS_U32;
     if offset >= size {
         return None;
     }
+    let block = block_of(node, snat)?;
     let slot = maps::FLOWS.get_ptr_mut(block * size + offset)?;
     let ctrl = ctrl(slot);
     if !ctrl.is_used() {

@@ -3,7 +3,7 @@
 use lb_common::addr::Addr;
 use lb_common::headers::{Ethernet, TCP_LEN, Tcp, VlanTag};
 use lb_common::node::{MAX_PORTS, Node, Port};
-use lb_common::offer::OptionReader;
+use lb_common::offer::{OPTIONS_LEN, OptionReader};
 use lb_common::reason::Reason;
 use lb_common::service::PROTOCOL_TCP;
 use lb_common::tcp::{ACK, SYN, flags_are_odd};
@@ -169,9 +169,16 @@ pub(crate) fn options(packet: &Packet, l4: usize) {
     let len = (tcp.header_len() as usize).saturating_sub(TCP_LEN);
     // SAFETY: this CPU's own value, and an XDP program is not interrupted by another on the same CPU.
     let reader: &mut OptionReader = unsafe { &mut *reader };
+    let window = u16::from_be_bytes(tcp.window);
+    if len == OPTIONS_LEN
+        && let Some(options) = packet.header::<[u8; OPTIONS_LEN]>(l4 + TCP_LEN)
+        && reader.read_usual(window, options)
+    {
+        return;
+    }
     // With the byte before it: a check of a single byte becomes `data < end`, of which the verifier makes nothing.
     let byte = |at| packet.header::<[u8; 2]>(l4 + TCP_LEN - 1 + at).map(|b| b[1]);
-    reader.read(u16::from_be_bytes(tcp.window), len, byte);
+    reader.read(window, len, byte);
 }
 
 /// The configured interface with this kernel index.
