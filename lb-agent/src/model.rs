@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use lb_common::service::{MAX_RETRIES, ServiceKey};
+use lb_common::service::{MAX_RETRIES, SPILL_ONE, ServiceKey};
 use lb_common::vlan::VlanTags;
 
 /// How a packet reaches its backend.
@@ -49,11 +49,22 @@ pub struct Policy {
     pub min_healthy: u8,
     /// How long it takes until a newcomer has its whole weight. 0: it has it at once.
     pub slow_start: Duration,
+    /// Whether new flows stay in the node's zone; no part of round robin, which asks nobody's load.
+    pub prefer_zone: bool,
+    /// How much more waiting work per weight a backend in the zone may have than another one before a flow leaves the
+    /// zone, in units of 1/256 ([`SPILL_ONE`]), from 1.0 to 100.
+    pub zone_spill: u16,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { retries: MAX_RETRIES, min_healthy: 0, slow_start: Duration::ZERO }
+        Self {
+            retries: MAX_RETRIES,
+            min_healthy: 0,
+            slow_start: Duration::ZERO,
+            prefer_zone: true,
+            zone_spill: 2 * SPILL_ONE,
+        }
     }
 }
 
@@ -105,6 +116,8 @@ pub struct BackendSpec {
     pub weight: u16,
     /// Backends of a higher number get new flows only while no backend of a lower one is usable. 0 by default.
     pub priority: u8,
+    /// Where it is, for [`Policy::prefer_zone`]; any name.
+    pub zone: Option<String>,
 }
 
 impl BackendSpec {
@@ -114,7 +127,7 @@ impl BackendSpec {
     /// A backend with the defaults of the configuration file.
     #[must_use]
     pub const fn new(name: String, address: SocketAddr) -> Self {
-        Self { name, address, weight: Self::WEIGHT, priority: 0 }
+        Self { name, address, weight: Self::WEIGHT, priority: 0, zone: None }
     }
 }
 
@@ -274,6 +287,8 @@ pub struct NodeFacts {
     pub hash_key: u64,
     /// The kernel's tick in nanoseconds: the step of the clock that "last seen" is read from.
     pub clock_step: u32,
+    /// `agent.zone`: where this node is.
+    pub zone: Option<String>,
     /// `agent.reset_rate`: RSTs of its own that a CPU may send in a second.
     pub reset_rate: u32,
 }

@@ -13,7 +13,7 @@ use lb_common::backend::Backend;
 use lb_common::ring::Ring;
 use lb_common::service::{
     SCHEDULER_LEAST_CONN, SCHEDULER_LEAST_WAITING, SCHEDULER_MAGLEV, SCHEDULER_ROUND_ROBIN, SERVICE_LIVE,
-    SERVICE_REQUESTS, Service, ServiceKey, VIP_ANNOUNCE,
+    SERVICE_NEAR, SERVICE_REQUESTS, Service, ServiceKey, VIP_ANNOUNCE,
 };
 
 use crate::dataplane::{RingKey, Tables};
@@ -86,6 +86,8 @@ pub struct ServicePlan {
     pub rising: BTreeMap<BackendKey, u8>,
     /// What the ring was built from.
     pub recipe: Recipe,
+    /// What the ring of near backends was built from; `None` when there is none.
+    pub near: Option<Recipe>,
 }
 
 impl Plan {
@@ -137,21 +139,27 @@ pub fn plan(inputs: &Inputs<'_>, previous: &Plan) -> Result<Plan, PlanError> {
         let weights = weights::weights(inputs, spec);
         let backends = backends::plan(inputs, spec, id, &weights.now, (&ports, &mut ids))?;
         let candidates: Vec<Candidate> = backends.iter().map(|b| b.candidate).collect();
-        let Chosen { standing, priority, members } = members::choose(&spec.policy, &candidates);
+        let Chosen { standing, priority, members, near } = members::choose(&spec.policy, &candidates);
         tables.backends.extend(backends.iter().map(|b| (b.id, b.entry(&members))));
 
         let recipe = Recipe { scheduler: spec.scheduler, members };
-        let (before, place) = (previous.services.get(&key).filter(|s| s.id == id), RingKey::All(id));
-        let ring = recipe.ring(before.map(|s| &s.recipe), previous.tables.rings.get(&place));
-        tables.rings.insert(place, ring);
-        tables.services.insert(id, service_entry(spec, key));
+        let near = (!near.is_empty()).then_some(Recipe { scheduler: spec.scheduler, members: near });
+        let before = previous.services.get(&key).filter(|s| s.id == id);
+        let mut place = |key, recipe: &Recipe, before| {
+            tables.rings.insert(key, recipe.ring(before, previous.tables.rings.get(&key)));
+        };
+        place(RingKey::All(id), &recipe, before.map(|s| &s.recipe));
+        if let Some(near) = &near {
+            place(RingKey::Near(id), near, before.and_then(|s| s.near.as_ref()));
+        }
+        tables.services.insert(id, service_entry(spec, key, near.is_some()));
         tables.vips.insert(key.vip, if inputs.node.announce { VIP_ANNOUNCE } else { 0 });
         tables.service_ids.insert(key, id);
 
         due = due.into_iter().chain(weights.due).min();
         let rising = rising(&backends, &weights);
         let (name, backends) = (spec.name.clone(), backends.iter().map(|b| (b.key, b.id)).collect());
-        services.insert(key, ServicePlan { name, id, standing, priority, backends, rising, recipe });
+        services.insert(key, ServicePlan { name, id, standing, priority, backends, rising, recipe, near });
     }
     Ok(Plan { tables, services, due })
 }
@@ -161,7 +169,7 @@ fn rising(backends: &[Planned], weights: &Weights) -> BTreeMap<BackendKey, u8> {
     parts.filter(|(_, parts)| *parts < PARTS).collect()
 }
 
-fn service_entry(spec: &ServiceSpec, key: ServiceKey) -> Service {
+fn service_entry(spec: &ServiceSpec, key: ServiceKey, near: bool) -> Service {
     let scheduler = match spec.scheduler {
         Scheduler::Maglev => SCHEDULER_MAGLEV,
         Scheduler::RoundRobin => SCHEDULER_ROUND_ROBIN,
@@ -169,13 +177,15 @@ fn service_entry(spec: &ServiceSpec, key: ServiceKey) -> Service {
         Scheduler::LeastWaiting => SCHEDULER_LEAST_WAITING,
     };
     let requests = if spec.requests { SERVICE_REQUESTS } else { 0 };
+    let (near, spill) = if near { (SERVICE_NEAR, spec.policy.zone_spill) } else { (0, 0) };
     Service {
         vip: key.vip,
         port: key.port,
         protocol: key.protocol,
-        flags: SERVICE_LIVE | requests,
+        flags: SERVICE_LIVE | requests | near,
         scheduler,
         retries: spec.policy.retries,
+        spill,
         ..Service::EMPTY
     }
 }

@@ -103,6 +103,8 @@ pub struct ServiceView {
     pub flags: u8,
     /// On how many other backends a failed SYN is tried.
     pub retries: u8,
+    /// How much more work a near backend may have before a flow goes elsewhere, in units of 1/256.
+    pub spill: u16,
     /// New packets find it.
     pub reachable: bool,
 }
@@ -226,6 +228,7 @@ fn service(id: u16, s: &Service, t: &Tables) -> ServiceView {
         scheduler: s.scheduler,
         flags: s.flags,
         retries: s.retries,
+        spill: s.spill,
         reachable: t.service_ids.get(&key) == Some(&id),
     }
 }

@@ -13,7 +13,7 @@ use crate::admin::state::vlan_ids;
 use crate::dataplane::Dataplane;
 use crate::drain::Drain;
 use crate::model::{BackendSpec, Forwarding, HealthState, NextHop, ServiceSpec};
-use crate::plan::{PARTS, ServicePlan, Standing};
+use crate::plan::{PARTS, Recipe, ServicePlan, Standing};
 use crate::status::drain::DrainStatus;
 use crate::status::{
     BackendStatus, DataplaneStatus, InterfaceStatus, NextHopStatus, ServiceStatus, Status, mac_text,
@@ -72,6 +72,7 @@ fn starting_status(origin: &Origin) -> Status {
         config: origin.config.display().to_string(),
         config_loaded: origin.config_loaded,
         not_ready: vec!["starting".to_owned()],
+        zone: None,
         interfaces: Vec::new(),
         services: Vec::new(),
         flow_table: None,
@@ -102,6 +103,7 @@ impl<D: Dataplane> Report<'_, D> {
     fn status(&self) -> Status {
         Status {
             not_ready: self.not_ready(),
+            zone: self.world.node().zone.clone(),
             interfaces: self.interfaces(),
             services: self.world.services().iter().map(|s| self.service(s)).collect(),
             dataplane: DataplaneStatus {
@@ -171,7 +173,7 @@ impl<D: Dataplane> Report<'_, D> {
         let id = plan.and_then(|p| p.backends.get(&service.backend_key(b)).copied());
         let parts = plan.and_then(|p| p.rising.get(&service.backend_key(b)).copied());
         let entry = id.and_then(|id| self.writer.plan().tables.backends.get(&id));
-        let in_ring = plan.is_some_and(|p| p.recipe.members.iter().any(|m| Some(m.id) == id));
+        let stands = |recipe: &Recipe| recipe.members.iter().any(|m| Some(m.id) == id);
         let (health, hop) = (self.world.health(service, b), self.world.hop(b.address.ip()));
         let health_name = health.map_or(HealthState::Starting, |h| h.state).name();
         let drain = self.world.drains().get(&service.backend_key(b));
@@ -191,7 +193,9 @@ impl<D: Dataplane> Report<'_, D> {
             weight: b.weight,
             slow_start: parts.map(|parts| parts * (100 / PARTS)),
             priority: b.priority,
-            in_ring,
+            in_ring: plan.is_some_and(|p| stands(&p.recipe)),
+            near: plan.and_then(|p| p.near.as_ref()).is_some_and(stands),
+            zone: b.zone.clone(),
             state: drain.map_or(health_name, Drain::name).to_owned(),
             health: health_name.to_owned(),
             since,

@@ -11,8 +11,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use lb_common::flow::State;
-use nix::sys::time::TimeValLike;
-use nix::time::{ClockId, clock_getres};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -22,7 +20,7 @@ use tracing::{info, warn};
 use crate::admin::access::Access;
 use crate::admin::{self, AdminSocket, Heartbeat, ScanCache, View};
 use crate::config::{Announce, Config};
-use crate::dataplane::ebpf::{EbpfDataplane, LoadOptions};
+use crate::dataplane::ebpf::{EbpfDataplane, LoadOptions, jiffy};
 use crate::dataplane::{Counters, Dataplane};
 use crate::health::Checker;
 use crate::metrics::Metrics;
@@ -166,7 +164,7 @@ async fn world<P: Program>(
     hops: &mut watch::Receiver<Arc<Hops>>,
 ) -> anyhow::Result<World> {
     let ports = ports(&hops.borrow())?;
-    let node = node_facts(config, ports, hash_key(program)?, kernel_tick()?);
+    let node = node_facts(config, ports, hash_key(program)?);
     let mut world = World::new(node, config.services.clone(), Instant::now());
     let targets = world.targets();
     watcher.set_targets(targets.clone());
@@ -186,7 +184,7 @@ fn ports(hops: &Hops) -> anyhow::Result<Vec<PortFacts>> {
     hops.ports.values().map(|p| Ok(p.as_ref().map_err(Clone::clone)?.facts.clone())).collect()
 }
 
-fn node_facts(config: &Config, ports: Vec<PortFacts>, hash_key: u64, clock_step: u32) -> NodeFacts {
+fn node_facts(config: &Config, ports: Vec<PortFacts>, hash_key: u64) -> NodeFacts {
     NodeFacts {
         ports,
         snat: config.nat.addresses.clone(),
@@ -195,15 +193,10 @@ fn node_facts(config: &Config, ports: Vec<PortFacts>, hash_key: u64, clock_step:
         idle: config.nat.idle_timeout,
         announce: config.agent.announce == Announce::Arp,
         hash_key,
-        clock_step,
+        clock_step: jiffy(),
+        zone: config.agent.zone.clone(),
         reset_rate: config.agent.reset_rate,
     }
-}
-
-/// Nanoseconds of the kernel's tick: the coarse clocks stand still in between.
-fn kernel_tick() -> anyhow::Result<u32> {
-    let step = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).context("cannot read the kernel's tick")?;
-    u32::try_from(step.num_nanoseconds()).context("the kernel's tick is longer than four seconds")
 }
 
 /// The secret of the flow table's hash: the one that flows in the table were placed by, or a new one.
@@ -247,11 +240,6 @@ fn say_goodbye(why: &str, counters: &dyn Counters) {
 mod tests {
     use super::*;
     use crate::dataplane::{Op, fake::Fake};
-
-    #[test]
-    fn the_kernel_ticks_100_to_1000_times_a_second() {
-        assert!((1_000_000..=10_000_000).contains(&kernel_tick().unwrap()));
-    }
 
     #[test]
     fn the_secret_is_kept_while_the_maps_live_and_drawn_otherwise() {

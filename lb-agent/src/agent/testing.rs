@@ -155,6 +155,7 @@ pub(super) fn node() -> NodeFacts {
         announce: false,
         hash_key: 7,
         clock_step: 4_000_000,
+        zone: None,
         reset_rate: 1000,
     }
 }

@@ -203,6 +203,7 @@ impl<D: Dataplane> Writer<D> {
         self.step = plan.due.map(|due| world.instant(due));
         self.assign(&plan, world);
         log_standing(&self.plan, &plan);
+        log_zone(&self.plan, &plan);
         self.plan = plan;
         if self.doubtful {
             self.actual = self.dataplane.read().map_err(WriteError::Read)?;
@@ -274,6 +275,19 @@ impl<D: Dataplane> Writer<D> {
             })
         });
         self.metrics.assign(services, backends);
+    }
+}
+
+/// One line when new flows begin or cease to stay in the zone.
+fn log_zone(before: &Plan, after: &Plan) {
+    for (key, now) in &after.services {
+        let was = before.services.get(key).is_some_and(|s| s.near.is_some());
+        let (service, backends) = (&now.name, now.near.as_ref().map_or(0, |near| near.members.len()));
+        match (was, now.near.is_some()) {
+            (false, true) => info!(%service, backends, "new flows stay in this zone"),
+            (true, false) => info!(%service, "new flows go to every zone"),
+            (true, true) | (false, false) => {}
+        }
     }
 }
 

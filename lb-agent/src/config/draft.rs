@@ -62,6 +62,7 @@ pub(super) struct BackendDraft {
     pub(super) address: Option<At<SocketAddr>>,
     weight: Option<u32>,
     priority: Option<u32>,
+    zone: Option<Option<String>>,
 }
 
 /// Reads the text. `None` when it is not TOML.
@@ -119,6 +120,7 @@ fn read_agent(reader: &mut Reader, agent: &mut Section<'_>) -> Option<AgentConfi
     let formats = &[("human", LogFormat::Human), ("json", LogFormat::Json)];
     let log_format = agent.read(reader, "log_format", values::choice(formats, &[])).or(LogFormat::default());
     let reset_rate = agent.read(reader, "reset_rate", values::integer(0, 1_000_000)).or(RESET_RATE);
+    let zone = agent.read(reader, "zone", values::name).optional();
     Some(AgentConfig {
         interfaces: Vec::new(),
         xdp_mode: xdp_mode?,
@@ -127,6 +129,7 @@ fn read_agent(reader: &mut Reader, agent: &mut Section<'_>) -> Option<AgentConfi
         admin_token_file: admin_token_file?.map(TokenFile::new),
         announce: announce?,
         log_format: log_format?,
+        zone: zone?,
         reset_rate: reset_rate?,
     })
 }
@@ -145,16 +148,16 @@ fn read_addresses(reader: &mut Reader, nat: &mut Section<'_>) -> Option<Vec<At<I
 
 fn read_service(reader: &mut Reader, mut service: Section<'_>) -> ServiceDraft {
     let forwardings = &[("nat", Forwarding::Nat)];
+    let scheduler =
+        service.read(reader, "scheduler", values::choice(&SCHEDULERS, &[])).or(Scheduler::LeastWaiting);
     let draft = ServiceDraft {
         name: service.required(reader, "name", "\"superset\"", values::name),
         vip: service.required(reader, "vip", "\"10.77.0.100:80\"", values::endpoint),
         forwarding: service
             .read(reader, "forwarding", values::choice(forwardings, &["l2", "ipip"]))
             .or(Forwarding::Nat),
-        scheduler: service
-            .read(reader, "scheduler", values::choice(&SCHEDULERS, &[]))
-            .or(Scheduler::LeastWaiting),
-        policy: policy::read(reader, &mut service),
+        scheduler,
+        policy: policy::read(reader, &mut service, scheduler),
         requests: service.read(reader, "requests", values::boolean).or(true),
         drain: read_drain(reader, &mut service),
         health: {
@@ -188,8 +191,9 @@ fn read_backend(reader: &mut Reader, mut backend: Section<'_>) -> BackendDraft {
     let weight =
         backend.read(reader, "weight", values::integer(1, u16::MAX.into())).or(BackendSpec::WEIGHT.into());
     let priority = backend.read(reader, "priority", values::integer(0, u8::MAX.into())).or(0);
+    let zone = backend.read(reader, "zone", values::name).optional();
     backend.finish(reader);
-    BackendDraft { name, address, weight, priority }
+    BackendDraft { name, address, weight, priority, zone }
 }
 
 impl Draft {
@@ -228,6 +232,12 @@ impl BackendDraft {
     fn build(self) -> Option<BackendSpec> {
         let weight = u16::try_from(self.weight?).ok()?;
         let priority = u8::try_from(self.priority?).ok()?;
-        Some(BackendSpec { weight, priority, ..BackendSpec::new(self.name?.value, self.address?.value) })
+        let zone = self.zone?;
+        Some(BackendSpec {
+            weight,
+            priority,
+            zone,
+            ..BackendSpec::new(self.name?.value, self.address?.value)
+        })
     }
 }

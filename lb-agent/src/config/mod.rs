@@ -59,6 +59,8 @@ pub struct AgentConfig {
     pub announce: Announce,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// Where this node is; backends with the same zone are near.
+    pub zone: Option<String>,
     /// RSTs of its own that a CPU may send in a second, 0 to 1,000,000.
     pub reset_rate: u32,
 }

@@ -69,7 +69,9 @@ fn example_parses_and_shows_defaults() {
     let uncomment = |line: &'static str| match line.strip_prefix("# ") {
         Some(rest)
             if shown(rest)
-                && !["host", "headers", "admin_token_file"].iter().any(|k| rest.starts_with(k)) =>
+                && !["host", "headers", "admin_token_file", "zone = "]
+                    .iter()
+                    .any(|k| rest.starts_with(k)) =>
         {
             rest
         }
@@ -113,18 +115,18 @@ fn values_and_defaults() {
     let text = with(&[
         (
             2,
-            "interfaces = [\"eth0\"]\nxdp_mode = \"native\"\nadmin = \"[::1]:1\"\nsocket = \"/run/x.sock\"\nadmin_token_file = \"/etc/token\"\nannounce = \"arp\"\nlog_format = \"json\"\nreset_rate = 0",
+            "interfaces = [\"eth0\"]\nxdp_mode = \"native\"\nadmin = \"[::1]:1\"\nsocket = \"/run/x.sock\"\nadmin_token_file = \"/etc/token\"\nannounce = \"arp\"\nlog_format = \"json\"\nreset_rate = 0\nzone = \"rack-7\"",
         ),
         (5, "rest = \"90s\"\nidle_timeout = \"24h\""),
         (
             8,
-            "vip = \"10.77.0.100:80\"\nscheduler = \"least-conn\"\nretries = 0\nmin_healthy = \"50%\"\nslow_start = \"30s\"\nrequests = false\ndrain_idle = \"0s\"\ndrain_deadline = \"1h\"",
+            "vip = \"10.77.0.100:80\"\nscheduler = \"least-conn\"\nretries = 0\nmin_healthy = \"50%\"\nslow_start = \"30s\"\nzone_preference = \"none\"\nzone_spill = 1.25\nrequests = false\ndrain_idle = \"0s\"\ndrain_deadline = \"1h\"",
         ),
         (
             10,
             "path = \"/x?y=1\"\nhost = \"h:1\"\nexpect_status = \"200-399\"\nexpect_body = \"OK\"\ngrace = \"0s\"",
         ),
-        (13, "address = \"10.77.0.11:8088\"\nweight = 65535\npriority = 255"),
+        (13, "address = \"10.77.0.11:8088\"\nweight = 65535\npriority = 255\nzone = \"b\""),
         (
             18,
             "name = \"six\"\nscheduler = \"round-robin\"\nhealth = { type = \"tcp\", interval = \"1m 30s\", rise = 1 }",
@@ -144,6 +146,7 @@ fn values_and_defaults() {
         admin_token_file: Some(TokenFile::new("/etc/token".into())),
         announce: Announce::Arp,
         log_format: LogFormat::Json,
+        zone: Some("rack-7".into()),
         reset_rate: 0,
     };
     assert_eq!(config.agent, agent);
@@ -155,7 +158,8 @@ fn values_and_defaults() {
         (superset.forwarding, superset.scheduler, superset.requests),
         (Forwarding::Nat, Scheduler::LeastConn, false)
     );
-    let policy = Policy { retries: 0, min_healthy: 50, slow_start: Duration::from_secs(30) };
+    let slow_start = Duration::from_secs(30);
+    let policy = Policy { retries: 0, min_healthy: 50, slow_start, prefer_zone: false, zone_spill: 320 };
     assert_eq!(superset.policy, policy);
     assert_eq!((six.policy, six.policy.retries), (Policy::default(), 2));
     let probe = ProbeKind::Http {
@@ -177,7 +181,9 @@ fn values_and_defaults() {
     assert_eq!(superset.health, health);
     assert_eq!(superset.drain, DrainSpec { idle: Duration::ZERO, deadline: Duration::from_secs(3600) });
     assert_eq!(six.drain, DrainSpec::default());
+    let zones = [0, 1].map(|i| superset.backends[i].zone.as_deref());
     assert_eq!((superset.backends[0].weight, superset.backends[0].priority), (65_535, 255));
+    assert_eq!(zones, [Some("b"), None]);
     assert_eq!(
         (six.scheduler, &six.health.probe, six.health.rise),
         (Scheduler::RoundRobin, &ProbeKind::Tcp, 1)
@@ -352,6 +358,29 @@ fn each_error() {
         (
             &[(7, "name = \"a\"\nslow_start = \"2h\"")],
             "8: service[0].slow_start: \"2h\" is out of range; give a duration of 0s to 1h",
+        ),
+        (
+            &[(7, "name = \"a\"\nzone_preference = \"only\"")],
+            "8: service[0].zone_preference: \"only\" is not known; use \"prefer\" or \"none\"",
+        ),
+        (
+            &[(7, "name = \"a\"\nzone_spill = 0.99")],
+            "8: service[0].zone_spill: 0.99 is out of range; give a number of 1 to 100, as 2.0",
+        ),
+        (&[(7, "name = \"a\"\nzone_spill = nan")], "8: service[0].zone_spill: nan is out of range"),
+        (&[(7, "name = \"a\"\nzone_spill = \"2\"")], "8: service[0].zone_spill: is a string; give a number"),
+        (
+            &[(7, "name = \"a\"\nscheduler = \"round-robin\"\nzone_spill = 2")],
+            "9: service[0].zone_spill: has no meaning with scheduler \"round-robin\"; remove it, or",
+        ),
+        (
+            &[(7, "name = \"a\"\nscheduler = \"round-robin\"\nzone_preference = \"prefer\"")],
+            "9: service[0].zone_preference: has no meaning with scheduler \"round-robin\"",
+        ),
+        (&[(2, "interfaces = [\"eth0\"]\nzone = \"rack 7\"")], "3: agent.zone: \"rack 7\" is not a name"),
+        (
+            &[(13, "address = \"10.77.0.11:8088\"\nzone = 7")],
+            "14: service[0].backend[0].zone: is an integer; give a string",
         ),
         (&[(9, "[service.helth]")], "9: service[0].helth: unknown key; did you mean health?"),
         (

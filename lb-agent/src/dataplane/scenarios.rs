@@ -9,7 +9,7 @@ use std::sync::Arc;
 use lb_common::backend::Backend;
 
 use super::faulty::{Fault, Faulty};
-use super::{Dataplane, Tables, converge, describe, invariant};
+use super::{Dataplane, RingKey, Tables, converge, describe, invariant};
 use crate::model::HealthState;
 use crate::plan::{Plan, ServicePlan, plan};
 use crate::reconcile::reconcile;
@@ -43,6 +43,8 @@ pub fn all(ifindexes: [u32; 2]) -> Vec<Scenario> {
         .service("two", "10.77.0.100:443", &["10.77.0.11:8443"])
         .service("six", "[fd77::100]:80", &["[fd77::11]:8088", "[fd77::12]:8088"]);
     let spare = three.clone().priority("10.77.0.13:8088", 1).policy("one", |p| p.min_healthy = 60);
+    let zones = three.clone().node_zone(Some("a")).zone("10.77.0.11:8088", "a").zone("10.77.0.12:8088", "a");
+    let zones = zones.zone("10.77.0.13:8088", "b").zone("[fd77::11]:8088", "b");
     vec![
         Scenario {
             name: "services and backends come and go",
@@ -83,6 +85,23 @@ pub fn all(ifindexes: [u32; 2]) -> Vec<Scenario> {
                     none.sick("10.77.0.13:8088")
                 }),
                 ("all back", spare),
+            ],
+        },
+        Scenario {
+            name: "zones",
+            steps: vec![
+                ("no zone", three.clone()),
+                ("two of three near", zones.clone()),
+                ("one of two near", zones.clone().sick("10.77.0.11:8088")),
+                ("none near", zones.clone().sick("10.77.0.11:8088").sick("10.77.0.12:8088")),
+                ("near again", zones.clone()),
+                ("the others near", zones.clone().node_zone(Some("b"))),
+                ("all near", zones.clone().without_backend("one", "10.77.0.13:8088")),
+                ("a service with a near ring goes", zones.clone().without_service("one")),
+                ("and comes", zones.clone()),
+                ("other spill", zones.clone().policy("one", |p| p.zone_spill = 1000)),
+                ("no preference", zones.clone().policy("one", |p| p.prefer_zone = false)),
+                ("round robin", zones.round_robin("one")),
             ],
         },
         Scenario {
@@ -299,12 +318,16 @@ fn same_service(a: &Plan, in_a: &ServicePlan, b: &Plan, in_b: &ServicePlan) -> b
         }
         a_to_b.insert(*id, *other);
     }
-    let (Some(x), Some(y)) = (a.ring(in_a), b.ring(in_b)) else { return false };
     let all_ids_equal = a_to_b.iter().all(|(id, other)| id == other);
-    let same_ring = (all_ids_equal && x == y)
-        || x.length == y.length
-            && x.entries().iter().zip(y.entries()).all(|(id, other)| a_to_b.get(id) == Some(other));
-    same_ring
+    let same_ring = |kind: fn(u16) -> RingKey| {
+        let (x, y) = (a.tables.rings.get(&kind(in_a.id)), b.tables.rings.get(&kind(in_b.id)));
+        let (Some(x), Some(y)) = (x, y) else { return x.is_none() && y.is_none() };
+        (all_ids_equal && x == y)
+            || x.length == y.length
+                && x.entries().iter().zip(y.entries()).all(|(id, other)| a_to_b.get(id) == Some(other))
+    };
+    same_ring(RingKey::All)
+        && same_ring(RingKey::Near)
         && in_a.backends.len() == in_b.backends.len()
         && a.tables.services.get(&in_a.id) == b.tables.services.get(&in_b.id)
 }

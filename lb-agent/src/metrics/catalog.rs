@@ -69,6 +69,7 @@ families! {
     BACKEND_RESOLVED = "lb_backend_resolved" Gauge ["service", "backend"] "1 while the next hop towards the backend is known.";
     BACKEND_WEIGHT = "lb_backend_weight" Gauge ["service", "backend"] "Configured weight.";
     BACKEND_SLOW_START = "lb_backend_slow_start_ratio" Gauge ["service", "backend"] "Part of its weight that counts: less than 1 while a newcomer's share of new flows grows.";
+    BACKEND_NEAR = "lb_backend_near" Gauge ["service", "backend"] "1 while new flows rather go to this backend than elsewhere, because it is in the node's zone.";
     BACKEND_FLOWS = "lb_backend_flows" Gauge ["service", "backend"] "Flows that are open, unfinished handshakes included.";
     BACKEND_WAITING = "lb_backend_waiting_flows" Gauge ["service", "backend"] "Open flows whose client waits for an answer.";
     BACKEND_NEW_FLOWS = "lb_backend_new_flows_total" Counter ["service", "backend"] "Flows that were given to the backend.";

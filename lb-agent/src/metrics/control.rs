@@ -16,7 +16,7 @@ use crate::status::{BackendStatus, ServiceStatus, Status, backend_states};
 /// Gives the latest published status.
 pub type StatusSource = Box<dyn Fn() -> Arc<Status> + Send + Sync>;
 
-const FAMILIES: [Family; 16] = [
+const FAMILIES: [Family; 17] = [
     cat::BUILD_INFO,
     cat::READY,
     cat::CONFIG_LOADED,
@@ -31,6 +31,7 @@ const FAMILIES: [Family; 16] = [
     cat::BACKEND_RESOLVED,
     cat::BACKEND_WEIGHT,
     cat::BACKEND_SLOW_START,
+    cat::BACKEND_NEAR,
     cat::UNRESOLVED,
     cat::PENDING,
 ];
@@ -97,7 +98,7 @@ fn services(services: &[ServiceStatus]) -> [proto::MetricFamily; 4] {
     ]
 }
 
-fn backends(services: &[ServiceStatus]) -> [proto::MetricFamily; 5] {
+fn backends(services: &[ServiceStatus]) -> [proto::MetricFamily; 6] {
     let all = || services.iter().flat_map(|s| s.backends.iter().map(move |b| (s.name.as_str(), b)));
     let per = |f: &Family, get: fn(&BackendStatus) -> f64| {
         family(f, all().map(|(s, b)| sample(f, &[s, &b.name], get(b))).collect())
@@ -112,6 +113,7 @@ fn backends(services: &[ServiceStatus]) -> [proto::MetricFamily; 5] {
         per(&cat::BACKEND_RESOLVED, |b| flag(b.next_hop.is_some())),
         per(&cat::BACKEND_WEIGHT, |b| f64::from(b.weight)),
         per(&cat::BACKEND_SLOW_START, |b| f64::from(b.slow_start.unwrap_or(100)) / 100.0),
+        per(&cat::BACKEND_NEAR, |b| flag(b.near)),
     ]
 }
 

@@ -6,7 +6,7 @@ use lb_common::addr::Addr;
 use lb_common::backend::{BACKEND_DEAD, BACKEND_LIVE, BACKEND_RESOLVED, Backend};
 
 use crate::maglev::{Member, identity};
-use crate::model::{BackendKey, BackendSpec, HealthState, ServiceSpec};
+use crate::model::{BackendKey, BackendSpec, HealthState, Scheduler, ServiceSpec};
 
 use super::ids::Ids;
 use super::members::Candidate;
@@ -29,6 +29,8 @@ pub(super) fn plan(
     weights: &[u16],
     (ports, ids): (&Ports, &mut Ids),
 ) -> Result<Vec<Planned>, PlanError> {
+    let zones =
+        inputs.node.zone.is_some() && spec.policy.prefer_zone && spec.scheduler != Scheduler::RoundRobin;
     let mut keys = BTreeSet::new();
     let backends = spec.backends.iter().zip(weights).map(|(backend, &weight)| {
         let key = spec.backend_key(backend);
@@ -44,6 +46,7 @@ pub(super) fn plan(
             health: inputs.health.get(&key).copied().unwrap_or(HealthState::Starting),
             draining: inputs.draining.contains(&key),
             resolved: entry.is_resolved(),
+            near: zones && backend.zone == inputs.node.zone,
         };
         Ok(Planned { key, id, candidate, entry })
     });

@@ -1,5 +1,7 @@
 //! Who stands in a service's ring.
 
+use std::collections::BTreeSet;
+
 use crate::maglev::Member;
 use crate::model::{HealthState, Policy};
 
@@ -46,6 +48,8 @@ pub(super) struct Candidate {
     pub(super) health: HealthState,
     pub(super) draining: bool,
     pub(super) resolved: bool,
+    /// New flows should rather go there than elsewhere.
+    pub(super) near: bool,
 }
 
 /// Who was chosen.
@@ -55,6 +59,8 @@ pub(super) struct Chosen {
     pub(super) priority: Option<u8>,
     /// By id.
     pub(super) members: Vec<Member>,
+    /// Those among them that are near, by id; empty when that makes no difference.
+    pub(super) near: Vec<Member>,
 }
 
 impl Candidate {
@@ -80,7 +86,20 @@ pub(super) fn choose(policy: &Policy, all: &[Candidate]) -> Chosen {
         .or_else(|| of(all, Standing::Draining, |c| c.resolved && healthy(c)))
         .or_else(|| of(all, Standing::Draining, |c| c.resolved))
         .or_else(|| of(all, Standing::Unresolved, |_| true))
-        .unwrap_or(Chosen { standing: Standing::Empty, priority: None, members: Vec::new() })
+        .unwrap_or(Chosen {
+            standing: Standing::Empty,
+            priority: None,
+            members: Vec::new(),
+            near: Vec::new(),
+        })
+}
+
+/// A preference for near ones needs a usable one, and others that it is preferred to.
+fn near(level: &[Candidate], members: &[Member]) -> Vec<Member> {
+    let ids: BTreeSet<u16> = level.iter().filter(|c| c.near).map(|c| c.member.id).collect();
+    let near: Vec<Member> = members.iter().filter(|m| ids.contains(&m.id)).copied().collect();
+    let usable = level.iter().any(|c| c.near && c.is_usable());
+    if usable && near.len() < members.len() { near } else { Vec::new() }
 }
 
 /// Of those with this number the usable ones; when they are too few, those of the last resort as well.
@@ -90,7 +109,7 @@ fn by_priority(policy: &Policy, all: &[Candidate], priority: u8) -> Chosen {
     let standing = if below { Standing::BelowFloor } else { Standing::Healthy };
     let chosen = of(&level, standing, |c| c.is_usable() || (below && c.is_last_resort()));
     let members = chosen.map(|c| c.members).unwrap_or_default();
-    Chosen { standing, priority: Some(priority), members }
+    Chosen { standing, priority: Some(priority), near: near(&level, &members), members }
 }
 
 /// Whether the usable ones have less than `percent` of the weight of all that are not draining.
@@ -105,5 +124,5 @@ fn is_below_floor(percent: u8, level: &[Candidate]) -> bool {
 fn of(all: &[Candidate], standing: Standing, wanted: impl Fn(&Candidate) -> bool) -> Option<Chosen> {
     let mut members: Vec<Member> = all.iter().filter(|c| wanted(c)).map(|c| c.member).collect();
     members.sort_by_key(|m| m.id);
-    (!members.is_empty()).then_some(Chosen { standing, priority: None, members })
+    (!members.is_empty()).then_some(Chosen { standing, priority: None, members, near: Vec::new() })
 }

@@ -10,10 +10,12 @@ use lb_common::service::MAX_SERVICES;
 use super::*;
 use crate::dataplane::scenarios::World;
 use crate::maglev::members_of;
-use crate::model::PortFacts;
+use crate::model::{Policy, PortFacts};
 
+mod properties;
 mod slow_start;
 mod standing;
+mod zones;
 
 const A: &str = "10.77.0.11:80";
 const B: &str = "10.77.0.12:80";

@@ -153,16 +153,52 @@ fn a_backend_that_moves_leaves_the_ring_first() {
     assert_eq!(*fake.tables(), other);
 }
 
+/// The ring of near backends loses its last one to another service: packets are led elsewhere first.
+#[test]
+fn a_near_ring_that_empties_is_not_asked_any_more() {
+    let key = |world: World| {
+        let world = world.node_zone(Some("here")).zone("10.77.0.12:80", "here");
+        plan(&world.inputs(), &Plan::default()).unwrap().tables
+    };
+    let world = World::new(PORTS);
+    let one = world.clone().service("a", "10.77.0.100:80", &["10.77.0.11:80", "10.77.0.12:80"]);
+    let other = world.service("a", "10.77.0.100:80", &["10.77.0.11:80"]);
+    let (one, other) = (key(one), key(other.service("b", "10.77.0.101:80", &["10.77.0.12:80"])));
+    let ops: Vec<String> = reconcile(&one, &other).iter().map(describe).collect();
+    assert_eq!(
+        ops[..3],
+        [
+            "map RINGS, service id 0: write ring of 1",
+            "map SERVICES, id 0: write 10.77.0.100",
+            "map RINGS, service id 0, near: write ring of 0",
+        ]
+    );
+    let mut fake = Fake::holding(one);
+    write_checked(&mut fake, &other).unwrap();
+    assert_eq!(*fake.tables(), other);
+}
+
+#[test]
+fn near_rings_are_written_before_they_are_asked_and_removed_after() {
+    let world = World::new(PORTS).service("one", "10.77.0.100:80", &["10.77.0.11:80", "10.77.0.12:80"]);
+    let near = world.clone().node_zone(Some("here")).zone("10.77.0.12:80", "here");
+    let [world, near] = [world, near].map(|w| plan(&w.inputs(), &Plan::default()).unwrap().tables);
+    let list = |from, to| reconcile(from, to).iter().map(describe).collect::<Vec<_>>();
+    let (ring, service) = ("map RINGS, service id 0, near:", "map SERVICES, id 0: write 10.77.0.100");
+    assert_eq!(list(&world, &near), [format!("{ring} write ring of 1"), service.to_owned()]);
+    assert_eq!(list(&near, &world), [service.to_owned(), format!("{ring} remove")]);
+}
+
 /// A small universe, so that ids are fought for: which of the services exist, with which of the backends, each in
 /// some state, and which of the interfaces and SNAT addresses there are.
 fn world() -> impl Strategy<Value = World> {
     let weight = prop::sample::select(vec![1u16, 50, 100, 65_535]);
-    // Whether it exists, and its state, whether it is resolved, its weight and priority.
-    let backend = (0u8..5, any::<bool>(), weight, 0u8..2);
+    // Whether it exists, and its state, whether it is resolved, its weight and priority, and whether it is near.
+    let backend = (0u8..5, any::<bool>(), weight, 0u8..2, any::<bool>());
     let service = (any::<bool>(), any::<bool>(), prop::collection::vec(backend, 3));
     (prop::collection::vec(service, 3), 0u8..3, 0usize..3).prop_map(|(services, ports, snat)| {
         let nets: [&[&str]; 3] = [&["10.0.0.1/32"], &["fd77::/127", "10.0.0.1/32"], &["10.0.1.0/30"]];
-        let mut world = World::new(PORTS).snat(nets[snat]);
+        let mut world = World::new(PORTS).snat(nets[snat]).node_zone(Some("here"));
         for (s, (exists, round_robin, backends)) in services.iter().enumerate().filter(|(_, s)| s.0) {
             let name = format!("s{s}");
             world = world.service(&name, &format!("10.77.0.{}:80", 100 + s), &[]);
@@ -170,11 +206,12 @@ fn world() -> impl Strategy<Value = World> {
                 world = world.round_robin(&name);
             }
             world = world.policy(&name, |p| p.min_healthy = 60);
-            for (b, &(state, resolved, weight, priority)) in
+            for (b, &(state, resolved, weight, priority, near)) in
                 backends.iter().enumerate().filter(|(_, b)| b.0 > 0)
             {
                 let address = format!("10.77.1.{}:80", b + s);
                 world = world.backend(&name, &address).weight(&address, weight).priority(&address, priority);
+                world = if near { world.zone(&address, "here") } else { world };
                 world = if resolved { world } else { world.unresolved(&format!("10.77.1.{}", b + s)) };
                 world = world.state(&address, HealthState::ALL[usize::from(state) - 1]);
             }

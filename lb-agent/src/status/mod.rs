@@ -36,6 +36,8 @@ pub struct Status {
     pub config_loaded: SystemTime,
     /// Empty once the program is attached and every backend was checked; the reasons why not before that.
     pub not_ready: Vec<String>,
+    /// Where the node is, if the configuration says.
+    pub zone: Option<String>,
     /// Where the program is attached.
     pub interfaces: Vec<InterfaceStatus>,
     /// In the order of the configuration.
@@ -106,6 +108,10 @@ pub struct BackendStatus {
     pub priority: u8,
     /// Whether it gets new flows.
     pub in_ring: bool,
+    /// Whether it gets them rather than others, because it is in the node's zone.
+    pub near: bool,
+    /// Where it is, if the configuration says.
+    pub zone: Option<String>,
     /// `draining` or `drained`; when it is neither, its health.
     pub state: String,
     /// `starting`, `healthy`, `suspect`, `dead`: what the checks say, drained or not.
@@ -226,10 +232,11 @@ impl ServiceStatus {
         self.standing == Standing::BelowFloor.name()
     }
 
-    /// Whether this backend gets new flows only when others are not usable any more.
+    /// Whether this backend could have new flows, and gets them only when others are not usable any more.
     #[must_use]
     pub fn is_standby(&self, backend: &BackendStatus) -> bool {
-        self.priority.is_some_and(|serving| backend.priority > serving)
+        let behind = self.priority.is_some_and(|serving| backend.priority > serving);
+        behind && backend.state == HealthState::Healthy.name()
     }
 
     /// How many backends are in this state.

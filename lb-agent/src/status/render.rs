@@ -20,6 +20,9 @@ fn write_all(out: &mut String, s: &Status, now: SystemTime) -> fmt::Result {
         if s.is_ready() { "ready".to_owned() } else { format!("NOT READY: {}", s.not_ready.join("; ")) };
     writeln!(out, "lb-agent {}, up {}, {ready}", s.version, ago(s.started, now))?;
     writeln!(out, "config {}, loaded {} ago", s.config, ago(s.config_loaded, now))?;
+    if let Some(zone) = &s.zone {
+        writeln!(out, "zone {zone}")?;
+    }
     for i in &s.interfaces {
         let why = i.not_native.as_ref().map(|why| format!(", not native: {why}")).unwrap_or_default();
         let lost = if i.redirect_target == Some(false) { ", LOSES what is forwarded to it" } else { "" };
@@ -140,10 +143,11 @@ fn row(b: &BackendStatus, ring: &str, now: SystemTime) -> [String; 11] {
 
 /// Whether it gets new flows.
 fn ring(s: &ServiceStatus, b: &BackendStatus) -> &'static str {
-    match b.in_ring {
-        true => "yes",
-        false if s.is_standby(b) => "standby",
-        false => "no",
+    match (b.in_ring, b.near) {
+        (true, true) => "near",
+        (true, false) => "yes",
+        (false, _) if s.is_standby(b) => "standby",
+        (false, _) => "no",
     }
 }
 
@@ -202,10 +206,12 @@ mod tests {
         s.services.push(ServiceStatus { standing: "unresolved".into(), ..s.services[0].clone() });
         let mut few = s.services[0].clone();
         (few.standing, few.fail_open, few.priority) = ("below-floor".into(), false, Some(1));
-        few.backends[1].slow_start = Some(30);
+        (few.backends[1].slow_start, few.backends[1].state) = (Some(30), "healthy".into());
         (few.backends[0].priority, few.backends[1].priority) = (1, 2);
         s.services.push(few);
         s.flow_table = None;
+        s.zone = Some("rack-7".into());
+        s.services[0].backends[0].near = true;
         s.interfaces[0].xdp_mode = "generic".into();
         s.interfaces[0].not_native = Some("the MTU is too large".into());
         let native = InterfaceStatus {
@@ -229,6 +235,8 @@ mod tests {
             "nat maglev, UNRESOLVED: no next hop is known",
             "nat maglev, BELOW FLOOR: too few backends are healthy, suspect ones get flows too",
             "100 (30 %)  standby  ",
+            "\nzone rack-7\n",
+            "100     near  ",
             "flow table: cannot be read",
             "interface eth0: xdp generic, 02:00:00:00:00:aa, not native: the MTU is too large",
             "interface eth1: xdp native, 02:00:00:00:00:aa, LOSES what is forwarded to it\n",

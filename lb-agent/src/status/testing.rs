@@ -13,6 +13,8 @@ pub(crate) fn sample_status(start: SystemTime) -> Status {
         slow_start: None,
         priority: 0,
         in_ring: true,
+        near: false,
+        zone: None,
         state: "healthy".into(),
         health: "healthy".into(),
         since: start + Duration::from_secs(10),
@@ -47,6 +49,7 @@ pub(crate) fn sample_status(start: SystemTime) -> Status {
         config: "/etc/evenkeel/lb.toml".into(),
         config_loaded: start,
         not_ready: vec![],
+        zone: None,
         interfaces: vec![InterfaceStatus {
             name: "eth0".into(),
             ifindex: 2,

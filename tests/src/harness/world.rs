@@ -63,6 +63,7 @@ impl World {
             announce: false,
             hash_key: 0x5eed_5eed_5eed_5eed,
             clock_step: 4_000_000,
+            zone: None,
             reset_rate: 1000,
         };
         let mut world = Self {

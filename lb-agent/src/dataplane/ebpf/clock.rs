@@ -55,14 +55,15 @@ pub fn exact_now() -> u32 {
 }
 
 /// Nanoseconds of the kernel's tick, which is the resolution of its coarse clocks (`KTIME_LOW_RES`).
-pub(super) fn jiffy() -> u64 {
+#[must_use]
+pub fn jiffy() -> u32 {
     let mut step = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: the pointer is to a `timespec` on this stack, which is zero if the call fails.
     let step = unsafe {
         libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, step.as_mut_ptr());
         step.assume_init()
     };
-    let nanoseconds = u64::try_from(step.tv_nsec).unwrap_or(0);
+    let nanoseconds = u32::try_from(step.tv_nsec).unwrap_or(0);
     // No kernel ticks more than 1,000 or less than 100 times a second.
     nanoseconds.clamp(1_000_000, 10_000_000)
 }

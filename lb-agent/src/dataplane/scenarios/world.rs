@@ -44,6 +44,7 @@ impl World {
             announce: false,
             hash_key: 0x5eed,
             clock_step: 4_000_000,
+            zone: None,
             reset_rate: 1000,
         };
         let world = Self {
@@ -185,6 +186,19 @@ impl World {
     #[must_use]
     pub fn priority(self, address: &str, priority: u8) -> Self {
         self.spec(address, |b| b.priority = priority)
+    }
+
+    /// With a backend in this zone.
+    #[must_use]
+    pub fn zone(self, address: &str, zone: &str) -> Self {
+        self.spec(address, |b| b.zone = Some(zone.to_owned()))
+    }
+
+    /// With the node in this zone.
+    #[must_use]
+    pub fn node_zone(mut self, zone: Option<&str>) -> Self {
+        self.node.zone = zone.map(str::to_owned);
+        self
     }
 
     /// With another policy of a service.
