@@ -285,8 +285,6 @@ pub struct NodeFacts {
     pub announce: bool,
     /// Secret of the flow table's hash; read back from the kernel while the maps live.
     pub hash_key: u64,
-    /// The kernel's tick in nanoseconds: the step of the clock that "last seen" is read from.
-    pub clock_step: u32,
     /// `agent.zone`: where this node is.
     pub zone: Option<String>,
     /// `agent.reset_rate`: RSTs of its own that a CPU may send in a second.

@@ -63,14 +63,14 @@ map_value! {
         pub rest_ticks: u32,
         /// Silence after which a flow that does not wait may be reused, in ticks.
         pub idle_ticks: u32,
-        /// Nanoseconds per step of the data path's clock for "last seen": the kernel's tick.
-        pub clock_step: u32,
         /// RSTs of its own that a CPU may send in a second.
         pub reset_rate: u32,
         /// Used entries of `ports`, from the first.
         pub port_count: u32,
         /// Used entries of `ranges`, from the first.
         pub range_count: u32,
+        /// Zero.
+        pub reserved: u32,
         /// Where the program is attached.
         pub ports: [Port; MAX_PORTS],
         /// The SNAT addresses.
@@ -100,10 +100,10 @@ impl Node {
         v6_blocks: 0,
         rest_ticks: 0,
         idle_ticks: 0,
-        clock_step: 0,
         reset_rate: 0,
         port_count: 0,
         range_count: 0,
+        reserved: 0,
         ports: [Port::EMPTY; MAX_PORTS],
         ranges: [SnatRange::EMPTY; MAX_SNAT_RANGES],
     };

@@ -68,8 +68,6 @@ pub struct NodeView {
     pub rest_seconds: u64,
     /// Silence after which a flow may be reused, in seconds.
     pub idle_seconds: u64,
-    /// The kernel's tick in nanoseconds.
-    pub clock_step: u32,
     /// RSTs of its own that a CPU may send in a second.
     pub reset_rate: u32,
 }
@@ -175,7 +173,6 @@ impl From<&Node> for NodeView {
             blocks: (n.v4_blocks, n.v6_blocks),
             rest_seconds: seconds(n.rest_ticks),
             idle_seconds: seconds(n.idle_ticks),
-            clock_step: n.clock_step,
             reset_rate: n.reset_rate,
         }
     }

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use crate::admin::access::Access;
 use crate::admin::{self, AdminSocket, Heartbeat, ScanCache, View};
 use crate::config::{Announce, Config};
-use crate::dataplane::ebpf::{EbpfDataplane, LoadOptions, jiffy};
+use crate::dataplane::ebpf::{EbpfDataplane, LoadOptions};
 use crate::dataplane::{Counters, Dataplane};
 use crate::health::Checker;
 use crate::metrics::Metrics;
@@ -193,7 +193,6 @@ fn node_facts(config: &Config, ports: Vec<PortFacts>, hash_key: u64) -> NodeFact
         idle: config.nat.idle_timeout,
         announce: config.agent.announce == Announce::Arp,
         hash_key,
-        clock_step: jiffy(),
         zone: config.agent.zone.clone(),
         reset_rate: config.agent.reset_rate,
     }

@@ -154,7 +154,6 @@ pub(super) fn node() -> NodeFacts {
         idle: Duration::from_secs(3600),
         announce: false,
         hash_key: 7,
-        clock_step: 4_000_000,
         zone: None,
         reset_rate: 1000,
     }

@@ -17,8 +17,8 @@ use crate::model::{NodeFacts, PortFacts};
 
 /// The node's entry. An interface keeps its index, because flows and backends name it by that.
 pub(super) fn plan(facts: &NodeFacts, previous: &Node) -> Result<Node, PlanError> {
-    let NodeFacts { hash_key, clock_step, reset_rate, .. } = *facts;
-    let mut node = Node { hash_key, clock_step, reset_rate, ..Node::EMPTY };
+    let NodeFacts { hash_key, reset_rate, .. } = *facts;
+    let mut node = Node { hash_key, reset_rate, ..Node::EMPTY };
     let (first, last) = facts.snat_ports;
     node.port_base = u32::from(first);
     node.buckets = (u32::from(last) + 1).saturating_sub(u32::from(first)) / PORTS_PER_BUCKET;

@@ -62,7 +62,6 @@ impl World {
             idle: Duration::from_secs(3600),
             announce: false,
             hash_key: 0x5eed_5eed_5eed_5eed,
-            clock_step: 4_000_000,
             zone: None,
             reset_rate: 1000,
         };

@@ -1,12 +1,13 @@
 //! The clock that flows are timed by: the data path's own, see `lb-ebpf/src/clock.rs`.
 
-use std::mem::MaybeUninit;
 use std::time::Instant;
 
 use aya::programs::{TestRun, TestRunOptions};
 use lb_common::abi;
+use nix::sys::time::TimeValLike as _;
+use nix::time::{ClockId, clock_getres, clock_gettime};
 
-use super::error::failure;
+use super::error::{because, failure};
 use super::{CLOCK, EbpfDataplane};
 use crate::dataplane::DataplaneError;
 
@@ -44,26 +45,32 @@ impl EbpfDataplane {
 /// `CLOCK_MONOTONIC` in ticks, in which [`lb_common::flow::Slot::waiting_since`] is.
 #[must_use]
 pub fn exact_now() -> u32 {
-    let mut time = MaybeUninit::<libc::timespec>::zeroed();
-    // SAFETY: the pointer is to a `timespec` on this stack. The call cannot fail for this clock; the struct is zero if it did.
-    let time = unsafe {
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, time.as_mut_ptr());
-        time.assume_init()
-    };
-    let [seconds, nanoseconds] = [time.tv_sec, time.tv_nsec].map(|n| u64::try_from(n).unwrap_or(0));
-    abi::ticks(seconds * 1_000_000_000 + nanoseconds)
+    // The call cannot fail for this clock.
+    let nanoseconds = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| time.num_nanoseconds());
+    abi::ticks(u64::try_from(nanoseconds).unwrap_or(0))
 }
 
 /// Nanoseconds of the kernel's tick, which is the resolution of its coarse clocks (`KTIME_LOW_RES`).
-#[must_use]
-pub fn jiffy() -> u32 {
-    let mut step = MaybeUninit::<libc::timespec>::zeroed();
-    // SAFETY: the pointer is to a `timespec` on this stack, which is zero if the call fails.
-    let step = unsafe {
-        libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, step.as_mut_ptr());
-        step.assume_init()
-    };
-    let nanoseconds = u32::try_from(step.tv_nsec).unwrap_or(0);
-    // No kernel ticks more than 1,000 or less than 100 times a second.
-    nanoseconds.clamp(1_000_000, 10_000_000)
+///
+/// # Errors
+/// When the kernel does not say, or says what no kernel ticks by (100 to 1,000 times a second).
+pub(super) fn jiffy() -> Result<u64, DataplaneError> {
+    let what = "clock CLOCK_MONOTONIC_COARSE: read its resolution";
+    let step = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_err(|e| failure(what, &e))?;
+    let nanoseconds = u64::try_from(step.num_nanoseconds()).unwrap_or(0);
+    if !(1_000_000..=10_000_000).contains(&nanoseconds) {
+        return Err(because(what, format!("{nanoseconds} ns is no tick of a Linux kernel")));
+    }
+    Ok(nanoseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_ticks_100_to_1000_times_a_second() {
+        let nanoseconds = jiffy().unwrap();
+        assert_eq!(1_000_000_000 % nanoseconds, 0, "{nanoseconds}");
+    }
 }

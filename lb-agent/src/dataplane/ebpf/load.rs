@@ -52,7 +52,7 @@ impl EbpfDataplane {
     pub fn load(options: &LoadOptions<'_>) -> Result<Self, DataplaneError> {
         check(options)?;
         let buckets = options.slots / WAYS_U32;
-        let step = u64::from(clock::jiffy());
+        let step = clock::jiffy()?;
         let mut loader = EbpfLoader::new();
         loader
             .override_global("NANOSECONDS_PER_JIFFY", &step, true)

@@ -31,7 +31,7 @@ mod sys;
 mod tables;
 mod trial;
 
-pub use clock::{Clock, exact_now, jiffy};
+pub use clock::{Clock, exact_now};
 pub use counters::KernelCounters;
 pub use flows::FlowTable;
 pub use load::LoadOptions;

@@ -43,7 +43,6 @@ impl World {
             idle: Duration::from_secs(3600),
             announce: false,
             hash_key: 0x5eed,
-            clock_step: 4_000_000,
             zone: None,
             reset_rate: 1000,
         };
