@@ -13,6 +13,7 @@ pub mod limits;
 pub mod load;
 pub mod metrics;
 pub mod packet;
+pub mod pair;
 pub mod privilege;
 pub mod server;
 pub mod vm;

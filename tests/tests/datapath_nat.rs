@@ -4,9 +4,9 @@ use lb_common::reason::Reason;
 use lb_tests::harness::{
     BACKEND_NEXT, CLIENT_NEXT, FRONT, Harness, World, drops, passes, redirects, reset, resets, sends,
 };
-use lb_tests::lab::{LB, Lab, Topology};
 use lb_tests::packet::world::{BACKENDS, CLIENT, Family, LB_SERVER_MAC, SNAT, STRANGER_MAC, VIP};
 use lb_tests::packet::{Packet, TcpOption, tcp};
+use lb_tests::pair::{PAIR, ifindex, in_pair};
 use lb_tests::require_data_path;
 
 /// A segment of an open connection from the client's side.
@@ -200,13 +200,12 @@ fn what_is_no_flow_is_dropped_or_left_alone() {
 #[test]
 fn a_second_interface() {
     require_data_path!("a_second_interface");
-    let lab = Lab::new(Topology::two_arm(1)).unwrap();
-    lab.in_ns(LB, || {
-        let eth1 = nix::net::if_::if_nametoindex("eth1").unwrap();
+    in_pair(|| {
+        let other = ifindex(PAIR[0]);
         let mut world = World::default();
-        world.add_port(eth1, LB_SERVER_MAC);
+        world.add_port(other, LB_SERVER_MAC);
         for backend in BACKENDS {
-            world.add_hop(backend, eth1, &[]);
+            world.add_hop(backend, other, &[]);
         }
         let mut lb = Harness::new(world);
         for family in Family::BOTH {
@@ -215,8 +214,7 @@ fn a_second_interface() {
             let leaves = syn.clone().from(flow.snat.via(LB_SERVER_MAC)).to(flow.backend).forwarded();
             lb.check("SYN", &syn, &redirects(leaves));
         }
-    })
-    .unwrap();
+    });
 }
 
 /// Drivers that need more of their peer for `XDP_TX` than for a redirect get a redirect.

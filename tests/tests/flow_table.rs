@@ -18,8 +18,6 @@ mod cpus;
 mod expire;
 #[path = "flow_table/flood.rs"]
 mod flood;
-#[path = "flow_table/hints.rs"]
-mod hints;
 #[path = "flow_table/model.rs"]
 mod model;
 #[path = "flow_table/schedulers.rs"]

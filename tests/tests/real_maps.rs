@@ -24,11 +24,13 @@ use lb_common::node::{Node, Port};
 use lb_common::ring::{RING_SIZE, Ring};
 use lb_common::service::{MAX_SERVICES, SERVICE_LIVE, Service, ServiceKey};
 use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
+use lb_tests::harness::{Maps, lease};
+use lb_tests::pair::{PAIR, ifindex, ip};
 
 #[path = "real_maps/kernel.rs"]
 mod kernel;
 
-use kernel::{Maps, PAIR, ifindex, in_network, ip, load, open_files, programs};
+use kernel::{in_network, load, open_files, programs};
 
 fn backend(generation: u16) -> Backend {
     let addr = Ipv4Addr::new(10, 77, 0, 11).into();
@@ -93,7 +95,7 @@ fn every_op(ifindexes: [u32; 2]) -> Vec<Op> {
 #[test]
 fn what_was_written_is_read_back() {
     in_network("what_was_written_is_read_back", || {
-        let mut kernel = load(64, 8);
+        let mut kernel = lease(64, 8).unwrap();
         let mut tables = Tables::default();
         assert!(kernel.read().unwrap() == tables, "fresh maps");
         for op in every_op(PAIR.map(ifindex)) {
@@ -110,7 +112,7 @@ fn what_was_written_is_read_back() {
 #[test]
 fn the_kernel_refuses_what_the_fake_refuses() {
     in_network("the_kernel_refuses_what_the_fake_refuses", || {
-        let (mut kernel, mut fake) = (load(64, 8), Fake::default());
+        let (mut kernel, mut fake) = (lease(64, 8).unwrap(), Fake::default());
         let key = ServiceKey::tcp(service().vip, 80);
         let beyond = MAX_SERVICES as u16;
         for op in [
@@ -143,8 +145,8 @@ fn the_kernel_refuses_what_the_fake_refuses() {
 fn scenarios_hold_on_the_kernels_maps() {
     in_network("scenarios_hold_on_the_kernels_maps", || {
         for scenario in scenarios::all(PAIR.map(ifindex)) {
-            let mut kernel = load(scenarios::SLOTS, scenarios::BLOCKS);
-            scenarios::run(&scenario, &mut kernel).unwrap_or_else(|why| panic!("{why}"));
+            let mut kernel = lease(scenarios::SLOTS, scenarios::BLOCKS).unwrap();
+            scenarios::run(&scenario, &mut *kernel).unwrap_or_else(|why| panic!("{why}"));
         }
     });
 }
@@ -153,8 +155,8 @@ fn scenarios_hold_on_the_kernels_maps() {
 fn agents_that_were_killed_anywhere_recover_on_the_kernels_maps() {
     in_network("agents_that_were_killed_anywhere_recover_on_the_kernels_maps", || {
         for scenario in scenarios::all(PAIR.map(ifindex)) {
-            let mut kernel = load(scenarios::SLOTS, scenarios::BLOCKS);
-            scenarios::run_with_crashes(&scenario, &mut kernel).unwrap_or_else(|why| panic!("{why}"));
+            let mut kernel = lease(scenarios::SLOTS, scenarios::BLOCKS).unwrap();
+            scenarios::run_with_crashes(&scenario, &mut *kernel).unwrap_or_else(|why| panic!("{why}"));
         }
     });
 }
@@ -165,7 +167,8 @@ fn attached(slots: u32) -> (EbpfDataplane, Maps) {
     let before = programs();
     kernel.attach_to("left", ifindex("left"), XdpMode::Native).unwrap();
     assert_eq!(before, programs(), "attaching loads nothing");
-    let maps = Maps::of_program(attached_program("left").unwrap());
+    assert!(attached_program("left").is_some());
+    let maps = Maps::of(&kernel);
     (kernel, maps)
 }
 

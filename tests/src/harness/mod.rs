@@ -15,22 +15,26 @@
 //! lb.check("too old", &data().from(CLIENT).to(VIP).ttl(1), &drops(Reason::TtlExpired));
 //! ```
 
-mod kernel;
+mod bytes;
+mod maps;
 mod outcome;
+mod pool;
 mod world;
 
 use lb_agent::dataplane::ebpf::EbpfDataplane;
-use lb_agent::dataplane::{Dataplane, Op, converge};
+use lb_agent::dataplane::{Counters, Dataplane, Op, ReasonCounts, converge};
 use lb_agent::plan::{Plan, plan};
 
 use crate::packet::world::{BACKENDS, Endpoint, Family, SNAT, VIP};
 use crate::packet::{Packet, describe, tcp};
+pub use maps::Maps;
 pub use outcome::{Action, Outcome, answers, drops, passes, redirects, reset, resets, sends};
+pub use pool::{Lease, lease};
 pub use world::{FRONT, World, service};
 
-/// A loaded program with its maps, of its own and gone when dropped.
+/// A loaded program with its maps, which nobody else uses until this is dropped.
 pub struct Harness {
-    dataplane: EbpfDataplane,
+    dataplane: Lease,
     world: World,
     plan: Plan,
 }
@@ -62,11 +66,12 @@ impl Harness {
     /// When the kernel refuses anything, with what it said.
     #[must_use]
     pub fn new(world: World) -> Self {
-        let plan = plan(&world.inputs(), &Plan::default()).expect("a world that fits");
-        let dataplane =
-            kernel::load(&plan.tables.node).unwrap_or_else(|e| panic!("load the data path: {e:#}"));
-        let mut harness = Self { dataplane, world, plan: Plan::default() };
-        harness.change(|_| {});
+        let plan = wanted(&world, &Plan::default());
+        let node = &plan.tables.node;
+        let dataplane = lease(node.slots(), node.v4_blocks + node.v6_blocks);
+        let dataplane = dataplane.unwrap_or_else(|e| panic!("load the data path: {e:#}"));
+        let mut harness = Self { dataplane, world, plan };
+        harness.write();
         harness
     }
 
@@ -76,13 +81,18 @@ impl Harness {
     /// As [`Harness::new`].
     pub fn change(&mut self, change: impl FnOnce(&mut World)) {
         change(&mut self.world);
-        self.plan = plan(&self.world.inputs(), &self.plan).expect("a world that fits");
-        converge(&mut self.dataplane, &self.plan.tables).unwrap_or_else(|e| panic!("write the maps: {e}"));
+        self.plan = wanted(&self.world, &self.plan);
+        self.write();
+    }
+
+    fn write(&mut self) {
+        let written = converge(&mut *self.dataplane, &self.plan.tables);
+        written.unwrap_or_else(|e| panic!("write the maps: {e}"));
     }
 
     /// The maps and the counters.
     #[must_use]
-    pub const fn dataplane(&self) -> &EbpfDataplane {
+    pub fn dataplane(&self) -> &EbpfDataplane {
         &self.dataplane
     }
 
@@ -135,11 +145,15 @@ impl Harness {
         assert!(complaints.is_empty(), "{} rows failed\n{}", complaints.len(), complaints.join("\n\n"));
     }
 
+    fn reasons(&self) -> ReasonCounts {
+        self.dataplane.counters().reasons().unwrap_or_else(|e| panic!("{e}"))
+    }
+
     fn compare(&mut self, packet: &Packet, expected: &Outcome) -> Result<(), String> {
         let frame = packet.build();
-        let before = kernel::reasons(&self.dataplane);
+        let before = self.reasons();
         let ran = self.run(&frame);
-        let counted = outcome::counted(&before, &kernel::reasons(&self.dataplane));
+        let counted = outcome::counted(&before, &self.reasons());
         expected.compare(&frame, &ran, &counted).map_err(|complaint| {
             let (came, left) = (describe(&frame), describe(&ran.frame));
             format!("{complaint}\n  in: {came}\n  out ({:?}): {left}", ran.action)
@@ -187,6 +201,10 @@ impl Harness {
         let backend = backend.unwrap_or_else(|| panic!("to no backend: {}", describe(&frame)));
         Flow { client, snat: SNAT.port(outcome::source_port(&frame)), backend }
     }
+}
+
+fn wanted(world: &World, previous: &Plan) -> Plan {
+    plan(&world.inputs(), previous).expect("a world that fits")
 }
 
 const SYN_SEQ: u32 = 1_000_000;

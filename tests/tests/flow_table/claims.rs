@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use lb_common::flow::State;
-use lb_common::hint::age;
+use lb_common::hint::{Hint, age};
 use lb_common::reason::Reason;
+use lb_tests::harness::Maps;
 use lb_tests::packet::world::{BACKENDS, Endpoint, Family};
 use lb_tests::require_data_path;
 
@@ -217,11 +218,11 @@ fn a_slot_that_is_protected_by_mistake_is_not_lost() {
     require_data_path!("a_slot_that_is_protected_by_mistake_is_not_lost");
     let table = Table::new(BUCKET);
     let conns = establish(&table, 0..8);
-    let mut hints = crate::hints::of(&table);
+    let maps = Maps::of(table.lb.dataplane());
     let bucket = table.index(&conns[3]) / 8;
-    let protected = hints.get(&bucket, 0).unwrap();
+    let protected: Hint = maps.get("HINTS", bucket);
     table.close(&conns[3]);
-    hints.set(bucket, protected, 0).unwrap();
+    maps.set("HINTS", bucket, protected);
     assert_eq!(table.establish(client(8)).snat, conns[3].snat);
     assert_eq!(table.syn(client(9)), None);
     table.check_books();

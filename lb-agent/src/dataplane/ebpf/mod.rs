@@ -3,12 +3,13 @@
 //! The only place that knows `aya`. Everything is undone when [`EbpfDataplane`] is dropped: the programs are
 //! detached and the maps are gone with all flows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 
 use aya::Ebpf;
+use aya::maps::MapInfo;
 use aya::programs::{ProgramFd, Xdp};
 use lb_common::ring::Ring;
 
@@ -87,6 +88,25 @@ impl EbpfDataplane {
     pub fn packet_program(&self) -> Result<ProgramFd, DataplaneError> {
         let fd = self.program(LB)?.fd().and_then(|fd| fd.try_clone().map_err(Into::into));
         fd.map_err(|e| failure(format!("program {LB}: copy the descriptor"), &e))
+    }
+
+    /// The maps of the programs, for those who look at them beside the agent's tables: tests.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn map_infos(&self) -> Result<Vec<MapInfo>, DataplaneError> {
+        let mut ids = BTreeSet::new();
+        for name in [LB, EXPIRE] {
+            let its = self.program(name)?.info().and_then(|info| info.map_ids());
+            ids.extend(
+                its.map_err(|e| failure(format!("program {name}: ask for its maps"), &e))?
+                    .into_iter()
+                    .flatten(),
+            );
+        }
+        let info =
+            |id| MapInfo::from_id(id).map_err(|e| failure(format!("map with id {id}: ask for it"), &e));
+        ids.into_iter().map(info).collect()
     }
 
     fn program(&self, name: &str) -> Result<&Xdp, DataplaneError> {
