@@ -25,7 +25,8 @@ map_value! {
         pub moved: u64,
         /// Established flows that it reset while they waited for an answer.
         pub resets: u64,
-        /// Not a counter: when data last passed in either direction, in ticks of the data path's clock; 0 for never.
+        /// Not a counter: when data last passed in either direction, in ticks of the data path's clock, all 64 bits of
+        /// them: a CPU may have seen none for days. 0 for never.
         pub data_seen: u64,
         /// Responses whose time to first byte was measured (the sum of `first_byte`).
         pub responses: u64,
@@ -138,7 +139,7 @@ impl BackendStats {
             unanswered: f(self.unanswered, other.unanswered),
             moved: f(self.moved, other.moved),
             resets: f(self.resets, other.resets),
-            data_seen: later(self.data_seen, other.data_seen),
+            data_seen: self.data_seen.max(other.data_seen),
             responses: f(self.responses, other.responses),
             first_byte_ticks: f(self.first_byte_ticks, other.first_byte_ticks),
             first_byte: zip(&self.first_byte, &other.first_byte, f),
@@ -181,12 +182,6 @@ impl ServiceStats {
     }
 }
 
-/// The later of two times in ticks (wrapping, in the lower 32 bits), of which 0 is none.
-fn later(a: u64, b: u64) -> u64 {
-    let (x, y) = (a as u32, b as u32);
-    if y == 0 || (x != 0 && (x.wrapping_sub(y) as i32) >= 0) { a } else { b }
-}
-
 fn zip<const N: usize>(a: &[u64; N], b: &[u64; N], f: fn(u64, u64) -> u64) -> [u64; N] {
     core::array::from_fn(|i| f(a[i], b[i]))
 }
@@ -215,7 +210,9 @@ mod tests {
 
     #[test]
     fn the_last_data_of_two_cpus_is_the_later() {
-        for (a, b, want) in [(0, 0, 0), (0, 5, 5), (5, 0, 5), (7, 5, 7), (0xffff_fff0, 3, 3)] {
+        // The last: more than the 39 hours after which 32 bits of ticks could not tell which is the later.
+        let days = 0x1_9000_0000;
+        for (a, b, want) in [(0, 0, 0), (0, 5, 5), (5, 0, 5), (7, 5, 7), (0xffff_fff0, days, days)] {
             let [a, b] = [a, b].map(|data_seen| BackendStats { data_seen, ..BackendStats::ZERO });
             assert_eq!(a.plus(&b).data_seen, want);
             assert_eq!(b.plus(&a).data_seen, want);

@@ -1,7 +1,7 @@
 //! What time it is.
 
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
-use lb_common::abi::ticks;
+use lb_common::abi::{TICK_SHIFT, ticks};
 
 /// Nanoseconds of a jiffy. The loader sets it: the kernel's tick is a choice of its build.
 #[unsafe(no_mangle)]
@@ -14,10 +14,16 @@ static NANOSECONDS_PER_JIFFY: u64 = 1_000_000;
 /// program `clock` what it says.
 #[inline(always)]
 pub(crate) fn now() -> u32 {
+    now_wide() as u32
+}
+
+/// The same time in as many bits as it takes never to wrap.
+#[inline(always)]
+pub(crate) fn now_wide() -> u64 {
     // SAFETY: a static of this object that the loader may have changed before the program was loaded.
     let step = unsafe { (&raw const NANOSECONDS_PER_JIFFY).read_volatile() };
     // SAFETY: a helper without arguments.
-    ticks(unsafe { bpf_jiffies64() }.wrapping_mul(step))
+    unsafe { bpf_jiffies64() }.wrapping_mul(step) >> TICK_SHIFT
 }
 
 /// `CLOCK_MONOTONIC` in ticks, for the time to first byte: read once at a request and once at its response.

@@ -24,7 +24,7 @@ pub(crate) fn count_number(reason: u32) {
 
 /// Counts a forwarded packet of so many bytes; `direction` is `FROM_CLIENT` or `FROM_BACKEND`.
 #[inline(always)]
-pub(crate) fn forwarded(ctrl: Ctrl, direction: usize, segment: &Segment, now: u32) {
+pub(crate) fn forwarded(ctrl: Ctrl, direction: usize, segment: &Segment, now: u64) {
     let bytes = u64::from(segment.len);
     if let Some(s) = maps::SERVICE_STATS.get_ptr_mut(u32::from(ctrl.service())) {
         // SAFETY: as in `count`; `direction` is a constant 0 or 1.
@@ -39,7 +39,7 @@ pub(crate) fn forwarded(ctrl: Ctrl, direction: usize, segment: &Segment, now: u3
             (*b).packets[direction & 1] += 1;
             (*b).bytes[direction & 1] += bytes;
             if segment.payload != 0 {
-                (*b).data_seen = u64::from(now);
+                (*b).data_seen = now;
             }
         }
     }

@@ -7,7 +7,7 @@ use lb_common::service::SERVICE_REQUESTS;
 use lb_common::tcp::{ACK, RST, SYN, after};
 
 use crate::books::{self, add_waiting, retire};
-use crate::clock::{exact_now, now};
+use crate::clock::{exact_now, now_wide};
 use crate::flow::{Hit, ctrl, swap};
 use crate::hints::mark;
 use crate::parse::{Frame, Segment};
@@ -23,13 +23,13 @@ const SWAPS: usize = 3;
 
 /// Records a packet from the client, and returns its time.
 #[inline(always)]
-pub(crate) fn on_client(node: &Node, frame: &Frame, segment: &Segment, hit: &Hit) -> u32 {
+pub(crate) fn on_client(node: &Node, frame: &Frame, segment: &Segment, hit: &Hit) -> u64 {
     let slot = hit.slot;
-    let now = now();
+    let now = now_wide();
     // SAFETY: `slot` points into `FLOWS`; these fields are written by the client's side alone, and a race of two
     // of its packets leaves the value of one of them.
     unsafe {
-        (*slot).client_seen = now;
+        (*slot).client_seen = now as u32;
         // The way back: it changes when the client's router fails over.
         if !packet::same_mac(&(*slot).mac, &frame.mac)
             || (*slot).vlan != frame.vlan
@@ -58,9 +58,9 @@ pub(crate) fn on_client(node: &Node, frame: &Frame, segment: &Segment, hit: &Hit
 
 /// Records a packet from the backend, and returns its time.
 #[inline(always)]
-pub(crate) fn on_backend(node: &Node, segment: &Segment, hit: &Hit) -> u32 {
+pub(crate) fn on_backend(node: &Node, segment: &Segment, hit: &Hit) -> u64 {
     let slot = hit.slot;
-    let now = now();
+    let now = now_wide();
     if hit.is_unanswered() && segment.flags & (SYN | ACK) != SYN | ACK {
         // Until the SYN is answered these fields hold what the client offered. A RST ends the flow.
         // SAFETY: points into `FLOWS`.
@@ -69,7 +69,7 @@ pub(crate) fn on_backend(node: &Node, segment: &Segment, hit: &Hit) -> u32 {
     }
     // SAFETY: as in `on_client`, for the backend's side.
     unsafe {
-        (*slot).backend_seen = now;
+        (*slot).backend_seen = now as u32;
         let next = segment.next_seq();
         if segment.flags & SYN != 0 {
             (*slot).backend_next = next;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lb_common::abi::ticks_of_seconds;
 use lb_common::flow::State;
 use lb_common::reason::Reason;
 use lb_common::tcp;
@@ -234,4 +235,34 @@ fn packets_of_no_flow_open_none() {
     let answer = segment(Family::V4).from(client(1)).to(lb_tests::packet::world::VIP).syn().ack(1);
     assert_eq!(table.pass(&answer).unwrap()[..6], client(1).mac, "its sender is told");
     assert_eq!(table.used().len(), 1);
+}
+
+/// What a drain goes by: any data, in any direction, whether it is a request or not; and nothing else.
+#[test]
+fn the_time_of_the_last_data_is_known() {
+    require_data_path!("the_time_of_the_last_data_is_known");
+    let table = Table::new(64);
+    let conn = table.establish(client(0));
+    let seen = || table.backend(conn.backend, Family::V4).data_seen;
+    assert_eq!(seen(), 0, "a handshake is no data");
+    table.send(&conn, conn.of_client().payload(b"GET"));
+    let first = seen();
+    let now = table.now();
+    assert!(
+        now.wrapping_sub(u32::try_from(first & 0xffff_ffff).unwrap()) < ticks_of_seconds(30),
+        "{first}, {now}"
+    );
+    assert!(first > u64::from(u32::MAX), "jiffies begin near 2^32: {first} has lost its upper half");
+    let tick = Duration::from_millis(20);
+    table.wait(tick);
+    table.send(&conn, conn.of_client());
+    table.reply(&conn, conn.of_backend());
+    table.send(&conn, conn.of_client().fin());
+    assert_eq!(seen(), first, "neither is an acknowledgement or the end of a flow");
+    table.reply(&conn, conn.of_backend().payload(b"200"));
+    let second = seen();
+    assert!(second > first);
+    table.wait(tick);
+    table.reply(&conn, conn.of_backend().payload(b"200"));
+    assert!(seen() > second, "data that is sent again is data");
 }
