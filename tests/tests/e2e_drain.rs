@@ -174,6 +174,30 @@ fn a_deadline_ends_the_drain_and_not_the_query() {
     stand.check().unwrap();
 }
 
+/// A client that goes on talking over its old connection holds up the drain, though it hardly ever waits.
+#[test]
+fn a_drain_is_not_complete_while_data_passes() {
+    const DRAINED: u8 = 3;
+    require_agent!("a_drain_is_not_complete_while_data_passes");
+    let stand = stand(String::new());
+    for family in Family::BOTH {
+        let mut busy = held(&stand, family, DRAINED);
+        let (status, _, err) = outcome(lb_agent(&stand, &["drain", &name(family, DRAINED)]));
+        assert_eq!(status, Some(0), "{err}");
+        let start = Instant::now();
+        while start.elapsed() < 4 * IDLE {
+            assert_eq!(busy.ask().unwrap(), backend_host(DRAINED));
+            stand.wait_for(family, DRAINED, "still drains", |b| b.state == "draining").unwrap();
+        }
+        let silent = Instant::now();
+        stand.wait_for(family, DRAINED, "is drained", |b| b.state == "drained").unwrap();
+        let took = silent.elapsed();
+        assert!((IDLE / 2..IDLE + LATE).contains(&took), "{took:?}");
+        assert_eq!(busy.ask().unwrap(), backend_host(DRAINED), "nobody has closed it");
+    }
+    stand.check().unwrap();
+}
+
 /// A backend that is wanted back ends the wait for its drain.
 #[test]
 fn a_drain_that_is_undone_ends_the_wait() {
