@@ -37,11 +37,8 @@ fn new_connections(stand: &Stand, family: Family, requests: u64) -> Load {
     }
 }
 
-/// 150 new connections, none of which may fail; gives the answers of each server.
 fn flawless(stand: &Stand, family: Family) -> BTreeMap<String, u64> {
-    let report = stand.client().unwrap().run(&new_connections(stand, family, 150)).unwrap();
-    assert_eq!(report.ok, 150, "{family:?}: {report:?}");
-    report.servers
+    stand.flawless(family).unwrap()
 }
 
 /// A load's failures, less those of connections to a server that had just been killed.

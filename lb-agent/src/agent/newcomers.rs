@@ -29,6 +29,18 @@ impl Newcomers {
         &self.risen
     }
 
+    /// It is drained now. What matters at the end of the drain is whether it was restarted meanwhile.
+    pub fn drained(&mut self, key: &BackendKey) {
+        self.risen.remove(key);
+    }
+
+    /// It is not drained any more: if it was restarted, it is usable only from `now` on.
+    pub fn undrained(&mut self, key: &BackendKey, now: Duration) {
+        if let Some(risen) = self.risen.get_mut(key) {
+            *risen = now;
+        }
+    }
+
     /// Takes a check that ended `now`: the state before it and after it.
     pub fn observe(
         &mut self,
@@ -93,6 +105,23 @@ mod tests {
         ];
         for (name, present, checks, want) in cases {
             assert_eq!(risen(*present, checks), *want, "{name}");
+        }
+    }
+
+    /// A rolling update: drained, restarted, and back some time after it was healthy again.
+    #[test]
+    fn a_backend_that_was_restarted_while_it_was_drained_rises_when_it_is_back() {
+        let s = Duration::from_secs;
+        for (restarted, want) in [(true, Some(s(9))), (false, None)] {
+            let mut newcomers = Newcomers::new([]);
+            newcomers.observe(key(), Ok, (Starting, Healthy), s(1));
+            newcomers.drained(&key());
+            if restarted {
+                newcomers.observe(key(), Refused, (Healthy, Dead), s(2));
+                newcomers.observe(key(), Ok, (Dead, Healthy), s(3));
+            }
+            newcomers.undrained(&key(), s(9));
+            assert_eq!(newcomers.risen().get(&key()).copied(), want);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::drain::Drain;
 use crate::health::CheckObservation;
 use crate::model::{
     BackendKey, BackendSpec, DrainSpec, HealthState, NextHop, NodeFacts, PortFacts, ServiceSpec,
@@ -136,7 +137,22 @@ impl World {
         &self.drains
     }
 
-    /// The drains, to begin and to end them.
+    /// Begins the drain of a backend, or begins it anew.
+    pub fn drain(&mut self, key: BackendKey, rules: DrainSpec, now: Instant) {
+        if !self.drains.keys().contains(&key) {
+            self.newcomers.drained(&key);
+        }
+        self.drains.begin(key, rules, now);
+    }
+
+    /// The backend may have new flows again. Gives its drain, if there was one.
+    pub fn undrain(&mut self, key: &BackendKey, now: Instant) -> Option<Drain> {
+        let drain = self.drains.end(key)?;
+        self.newcomers.undrained(key, self.time(now));
+        Some(drain)
+    }
+
+    /// The drains, to look how far they are.
     pub const fn drains_mut(&mut self) -> &mut Drains {
         &mut self.drains
     }

@@ -1,5 +1,6 @@
 //! A balancer at work.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::Command;
 
@@ -8,6 +9,7 @@ use lb_agent::status::{BackendStatus, Status};
 
 use super::{Client, LIMIT};
 use crate::lab::{Agent, CLIENT, LB, Lab, Servers, Settings, Topology, backend_host, programs, wait_until};
+use crate::load::{Load, Pattern, Request};
 use crate::metrics::Samples;
 use crate::packet::world::Family;
 
@@ -43,7 +45,7 @@ impl Stand {
         Self::with(topology(3), &Settings { announce, ..Settings::default() })
     }
 
-    /// Another network, or an agent with other settings.
+    /// Another network, or an agent with other settings. Everything is ready as well, and in the ring unless it stands by.
     ///
     /// # Errors
     /// When something does not start.
@@ -54,7 +56,9 @@ impl Stand {
         let stand = Self { agent, servers, lab };
         for family in Family::BOTH {
             for n in 1..=topology.backends {
-                stand.wait_for(family, n, "is healthy", |b| b.state == "healthy" && b.in_ring)?;
+                stand.wait_for(family, n, "is healthy", |b| {
+                    b.state == "healthy" && (b.in_ring || b.priority > 0)
+                })?;
             }
         }
         Ok(stand)
@@ -98,6 +102,24 @@ impl Stand {
     /// When it cannot be made.
     pub fn client(&self) -> Result<Client> {
         Client::new(&self.lab, CLIENT)
+    }
+
+    /// Makes 150 new connections for a request each, and gives how many of them each server answered.
+    ///
+    /// # Errors
+    /// When a single one fails.
+    pub fn flawless(&self, family: Family) -> Result<BTreeMap<String, u64>> {
+        let load = Load {
+            target: self.topology().vip(family),
+            request: Request::Get("/".to_owned()),
+            pattern: Pattern::NewPerRequest { rate: 300 },
+            requests: 150,
+            duration: 4 * LIMIT,
+            timeout: LIMIT,
+        };
+        let report = self.client()?.run(&load)?;
+        ensure!(report.ok == load.requests, "{family:?}: {report:?}");
+        Ok(report.servers)
     }
 
     /// Waits until the agent says this of a backend, numbered from 1.

@@ -31,6 +31,8 @@ pub struct Settings {
     pub service: &'static str,
     /// Lines of `[service.health]`.
     pub health: &'static str,
+    /// Further lines of each `[[service.backend]]`, by its number.
+    pub backend: fn(u8) -> &'static str,
 }
 
 impl Default for Settings {
@@ -44,6 +46,7 @@ impl Default for Settings {
             service: "",
             health: "interval = \"200ms\"\ntimeout = \"500ms\"\nrise = 2\nfall = 2\ngrace = \"0s\"\n\
                      expect_body = \"OK\"\n",
+            backend: |_| "",
         }
     }
 }
@@ -52,7 +55,7 @@ impl Settings {
     /// The text of the configuration file.
     #[must_use]
     pub fn text(&self, topology: &Topology) -> String {
-        let Self { xdp_mode, announce, agent, scheduler, service, health } = self;
+        let Self { xdp_mode, announce, agent, scheduler, service, health, backend } = self;
         let announce = if *announce { "arp" } else { "off" };
         let interfaces = topology.interfaces();
         let snat = Family::BOTH.map(|family| topology.snat(family).to_string());
@@ -69,8 +72,9 @@ impl Settings {
                  [service.health]\n{health}"
             );
             for n in 1..=topology.backends {
-                let (name, address) = (backend_host(n), topology.backend(n, family));
-                let _ = write!(text, "[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+                let (name, address, more) = (backend_host(n), topology.backend(n, family), backend(n));
+                let _ =
+                    write!(text, "[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\n{more}");
             }
         }
         text

@@ -50,7 +50,7 @@ impl<P: Program> Core<P> {
         let (key, rules) = self.world.find(service, backend).map_err(Refusal::Unknown)?;
         let rules = DrainSpec { deadline: deadline.unwrap_or(rules.deadline), ..rules };
         let now = Instant::now();
-        self.world.drains_mut().begin(key, rules, now);
+        self.world.drain(key, rules, now);
         let deadline = humantime::format_duration(rules.deadline);
         info!(service, backend, %deadline, "draining: no new flows, the old ones go on");
         self.drains_due = Some(now);
@@ -60,12 +60,13 @@ impl<P: Program> Core<P> {
 
     fn undrain(&mut self, service: &str, backend: &str) -> Result<(), Refusal> {
         let (key, _) = self.world.find(service, backend).map_err(Refusal::Unknown)?;
-        let Some(drain) = self.world.drains_mut().end(&key) else { return Ok(()) };
+        let now = Instant::now();
+        let Some(drain) = self.world.undrain(&key, now) else { return Ok(()) };
         info!(service, backend, "not drained any more: it gets new flows while it is healthy");
         if drain.end().is_none() {
             self.metrics.drained(DrainResult::Undone);
         }
-        self.decided(Instant::now());
+        self.decided(now);
         Ok(())
     }
 
