@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !is_root() {
         bail!("the demo needs root, for network namespaces and XDP: run it as root");
     }
-    setup::ensure(Purpose::Test)?;
+    setup::ensure(Purpose::Demo)?;
     build::objects(ObjectKind::Plain)?;
     // The demo looks for the server beside itself.
     let [agent, demo, _] =

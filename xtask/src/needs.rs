@@ -11,7 +11,9 @@ use crate::run::which;
 pub(crate) enum Purpose {
     /// Compiling everything, the XDP program included.
     Build,
-    /// All tests and the demo.
+    /// The demo: the lab's tools.
+    Demo,
+    /// All tests: the lab's tools, and the kit for another kernel.
     Test,
     /// The linters.
     Lint,
@@ -24,7 +26,7 @@ pub(crate) enum Purpose {
 /// Whether a set-up for `wanted` brings what `part` needs.
 pub(crate) fn includes(wanted: Purpose, part: Purpose) -> bool {
     match (wanted, part) {
-        (Purpose::All, _) | (_, Purpose::Build) | (Purpose::Bench, Purpose::Test) => true,
+        (Purpose::All, _) | (_, Purpose::Build) | (Purpose::Test | Purpose::Bench, Purpose::Demo) => true,
         (wanted, part) => wanted == part,
     }
 }
@@ -50,10 +52,10 @@ impl Tool {
 
 /// Everything but the eBPF toolchain (see [`crate::toolchain`]) and what cargo installs.
 pub(crate) const TOOLS: [Tool; 8] = [
-    Tool { probe: "ip", package: "iproute2", purpose: Purpose::Test, why: "network namespaces of the lab" },
-    Tool { probe: "ethtool", package: "ethtool", purpose: Purpose::Test, why: "veth offloads in the lab" },
-    Tool { probe: "bpftool", package: "bpftool", purpose: Purpose::Test, why: "looking at loaded programs" },
-    Tool { probe: "curl", package: "curl", purpose: Purpose::Test, why: "real HTTP through the balancer" },
+    Tool { probe: "ip", package: "iproute2", purpose: Purpose::Demo, why: "network namespaces of the lab" },
+    Tool { probe: "ethtool", package: "ethtool", purpose: Purpose::Demo, why: "veth offloads in the lab" },
+    Tool { probe: "bpftool", package: "bpftool", purpose: Purpose::Demo, why: "looking at loaded programs" },
+    Tool { probe: "curl", package: "curl", purpose: Purpose::Demo, why: "real HTTP through the balancer" },
     Tool { probe: "nft", package: "nftables", purpose: Purpose::Bench, why: "compared: kernel DNAT" },
     Tool { probe: "haproxy", package: "haproxy", purpose: Purpose::Bench, why: "compared: TCP proxy" },
     Tool {
@@ -76,7 +78,9 @@ mod tests {
             assert!(includes(Purpose::All, *purpose));
             assert!(includes(*purpose, *purpose));
         }
-        assert!(includes(Purpose::Bench, Purpose::Test));
+        assert!(includes(Purpose::Bench, Purpose::Demo));
+        assert!(includes(Purpose::Test, Purpose::Demo));
+        assert!(!includes(Purpose::Demo, Purpose::Test), "the demo needs no other kernel: half a gigabyte");
         assert!(!includes(Purpose::Build, Purpose::Test));
         assert!(!includes(Purpose::Test, Purpose::Lint));
     }

@@ -87,7 +87,7 @@ impl Missing {
         if includes(purpose, Purpose::Lint) {
             missing.add_linters();
         }
-        missing.bpffs = includes(purpose, Purpose::Test) && is_root() && !kernel::has_bpffs();
+        missing.bpffs = includes(purpose, Purpose::Demo) && is_root() && !kernel::has_bpffs();
         missing.vm = includes(purpose, Purpose::Test) && vm::is_possible() && !vm::is_here();
         missing
     }
@@ -247,10 +247,10 @@ fn report_found(purpose: Purpose) {
     {
         println!("found: cargo-deny {DENY_VERSION} ({})", deny.display());
     }
-    if includes(purpose, Purpose::Test) {
-        if vm::is_here() {
-            println!("found: Debian's 6.1 kernel and qemu for tests ({})", vm::dir().display());
-        }
+    if includes(purpose, Purpose::Test) && vm::is_here() {
+        println!("found: Debian's 6.1 kernel and qemu for tests ({})", vm::dir().display());
+    }
+    if includes(purpose, Purpose::Demo) {
         for obstacle in kernel::obstacles() {
             println!("note: {obstacle}");
         }
