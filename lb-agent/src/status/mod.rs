@@ -3,6 +3,7 @@
 
 pub mod drain;
 pub mod render;
+mod rfc3339;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataplane::{Counters, SlotCensus};
 use crate::drain::Drain;
-use crate::flows::FlowSummary;
+use crate::flows::{BackendFlows, FlowSummary};
 use crate::model::HealthState;
 use crate::plan::Standing;
 use drain::DrainStatus;
@@ -193,13 +194,14 @@ impl Status {
         self.services.iter().flat_map(|s| &s.backends).any(|b| b.drain.is_some())
     }
 
-    /// Adds how long flows of drained backends wait.
+    /// Adds how long flows of drained backends wait. The scan may be a moment older than the rest.
     pub fn fill_waits(&mut self, flows: &FlowSummary) {
         for b in self.services.iter_mut().flat_map(|s| &mut s.backends) {
             let (Some(drain), Some(id), Some(generation)) = (&mut b.drain, b.id, b.generation) else {
                 continue;
             };
-            let waiting = flows.backend(id, generation).filter(|flows| flows.waiting > 0);
+            let waits = |flows: &&BackendFlows| flows.waiting > 0 && b.waiting != Some(0);
+            let waiting = flows.backend(id, generation).filter(waits);
             drain.oldest_wait_ms = waiting.map(|flows| ticks_to_millis(flows.oldest_waiting));
         }
     }
@@ -262,42 +264,4 @@ impl From<&SlotCensus> for FlowTableStatus {
 #[must_use]
 pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
-}
-
-mod rfc3339 {
-    use std::time::SystemTime;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(t: &SystemTime, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(&humantime::format_rfc3339_millis(*t))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SystemTime, D::Error> {
-        let text = String::deserialize(d)?;
-        humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
-    }
-
-    /// For times that may be absent.
-    pub(super) mod option {
-        use super::*;
-        use serde::Serialize;
-
-        #[derive(Serialize, Deserialize)]
-        struct Time(#[serde(with = "super")] SystemTime);
-
-        #[expect(clippy::ref_option, reason = "serde asks for it")]
-        pub(in crate::status) fn serialize<S: Serializer>(
-            t: &Option<SystemTime>,
-            s: S,
-        ) -> Result<S::Ok, S::Error> {
-            t.map(Time).serialize(s)
-        }
-
-        pub(in crate::status) fn deserialize<'de, D: Deserializer<'de>>(
-            d: D,
-        ) -> Result<Option<SystemTime>, D::Error> {
-            Ok(Option::<Time>::deserialize(d)?.map(|Time(t)| t))
-        }
-    }
 }

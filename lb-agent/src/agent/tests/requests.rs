@@ -131,6 +131,12 @@ async fn a_drain_over_the_socket_from_its_beginning_to_its_end() {
     }
     assert!(server.lab.counters.scans() <= 2, "{}", server.lab.counters.scans());
 
+    // An answer is news at once, whatever the last scan has found.
+    server.lab.counters.set(|v| {
+        v.loads.insert(1, BackendLoad { flows: 2, waiting: 0, failures: 0 });
+    });
+    assert_eq!(server.ask(Method::GET, FIRST).await.1["drain"]["oldest_wait_ms"], Value::Null);
+
     let (status, after) = server.ask(Method::DELETE, FIRST).await;
     assert_eq!((status, &after["state"], &after["in_ring"]), (200, &Value::from("healthy"), &true.into()));
     assert_eq!(server.lab.kernel.ring(), [1, 2]);
