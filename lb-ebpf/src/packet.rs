@@ -118,9 +118,27 @@ impl Packet {
         const LEAST: u64 = 60;
         let now = self.len();
         let wanted = if (len as u64) < LEAST && now >= LEAST { LEAST } else { len as u64 };
+        if wanted > now {
+            return self.prepend((wanted - now) as usize);
+        }
         let change = wanted.wrapping_sub(now) as i32;
         // SAFETY: a helper call on the program's own context; no header is borrowed (`&mut self`).
         change == 0 || unsafe { bpf_xdp_adjust_tail(self.context, change) == 0 }
+    }
+
+    /// Makes the frame longer at its start: a frame that another namespace's kernel has made, and veth hands over as it is,
+    /// has no room behind it. What is before the IP header stays before it.
+    #[inline(always)]
+    fn prepend(&mut self, by: usize) -> bool {
+        /// Ethernet and two tags. What else is copied belongs to headers that will be written anew.
+        const LINK: usize = 14 + 2 * 4;
+        let Some(&link) = self.header::<[u8; LINK]>(0) else { return false };
+        if !self.trim_head(-(by as i32)) {
+            return false;
+        }
+        let Some(start) = self.header_mut::<[u8; LINK]>(0) else { return false };
+        *start = link;
+        true
     }
 
     /// Moves the start of the frame: shorter by `delta` bytes, or longer when it is negative.
