@@ -5,9 +5,11 @@
 //! would take more steps than it allows a program.
 
 use aya_ebpf::bindings::xdp_md;
+use lb_common::node::Node;
 use lb_common::reason::{Reason, Verdict};
 
 use crate::family::{Family, V4, V6};
+use crate::flow::Hit;
 use crate::packet::Packet;
 use crate::step::{Position, Step};
 use crate::{announce, claim, finish, flow, forward, icmp, maps, parse, retry, stats, track};
@@ -121,11 +123,25 @@ fn forward_tcp<F: Family, const TAGS: bool>(packet: &mut Packet, decided: Positi
         flow::of_client(node, &flow::Tuple::of(&segment))
     };
     match hit {
-        Some(hit) if segment.is_syn() && hit.is_over() => Ok(Step::Open(hit.position)),
+        Some(hit) if segment.is_syn() && has_ended(node, &hit) => Ok(Step::Open(hit.position)),
         Some(hit) if retry::is_due(&hit, &segment) => Ok(Step::Unanswered(hit.position)),
         Some(hit) => forward::nat::to_backend::<F>(packet, node, &frame, &segment, &hit).map(Step::from),
         None => Ok(Step::Open(Position::NONE)),
     }
+}
+
+/// Whether the flow that a SYN belongs to is over. One whose backend is lost is ended here: its client begins anew, and has
+/// done nothing to be told off for.
+#[inline(always)]
+fn has_ended(node: &Node, hit: &Hit) -> bool {
+    if hit.is_over() {
+        return true;
+    }
+    let is_lost = hit.backend().is_none_or(|backend| backend.is_dead());
+    if is_lost {
+        track::end(node, hit);
+    }
+    is_lost
 }
 
 /// Opens a flow for a packet that belongs to none: if it is a SYN to a service.

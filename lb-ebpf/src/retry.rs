@@ -33,7 +33,6 @@ pub(crate) fn is_due(hit: &Hit, segment: &Segment) -> bool {
     // SAFETY: points into `FLOWS`.
     hit.is_unanswered()
         && segment.is_syn()
-        && hit.service.retries != 0
         && clock::now().wrapping_sub(unsafe { (*hit.slot).client_seen }) > PATIENCE
 }
 
