@@ -20,9 +20,15 @@ mod expire;
 mod flood;
 #[path = "flow_table/model.rs"]
 mod model;
+#[path = "flow_table/retries.rs"]
+mod retries;
 #[path = "flow_table/schedulers.rs"]
 mod schedulers;
 #[path = "flow_table/states.rs"]
 mod states;
 #[path = "flow_table/table.rs"]
 mod table;
+#[path = "flow_table/traffic.rs"]
+mod traffic;
+#[path = "flow_table/waiting.rs"]
+mod waiting;
