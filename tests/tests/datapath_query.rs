@@ -1,10 +1,14 @@
 //! What the data path says in its own words, to the byte: SYNs that are sent on to another backend, and RSTs.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a panic here is how a test fails")]
 
 use lb_agent::dataplane::Counters;
 use lb_agent::model::HealthState;
 use lb_common::reason::Reason;
 use lb_tests::harness::{
     BACKEND_NEXT, CLIENT_NEXT, FRONT, Flow, Harness, World, drops, passes, reset, resets, sends,
+};
+use lb_tests::packet::TcpOption::{
+    MaximumSegmentSize, Noop, SelectiveAcknowledgementPermitted, Timestamp, WindowScale,
 };
 use lb_tests::packet::world::{BACKENDS, CLIENT, Endpoint, Family, VIP};
 use lb_tests::packet::{Packet, TcpOption, describe, tcp, verify};
@@ -53,19 +57,19 @@ impl Wires {
         tags.iter().filter(|_| self.tagged).fold(packet, |packet, tag| packet.vlan(*tag))
     }
 
-    fn from_client(&self, packet: &Packet) -> Packet {
+    fn client_sends(&self, packet: &Packet) -> Packet {
         self.outside(packet.clone().from(self.client).to(VIP))
     }
 
-    fn to_client(&self, packet: &Packet) -> Packet {
+    fn client_gets(&self, packet: &Packet) -> Packet {
         self.outside(packet.clone().from(VIP).to(self.client))
     }
 
-    fn from_backend(&self, packet: &Packet, flow: Flow) -> Packet {
+    fn backend_sends(&self, packet: &Packet, flow: Flow) -> Packet {
         self.inside(packet.clone().from(flow.backend).to(flow.snat), flow.backend)
     }
 
-    fn to_backend(&self, packet: &Packet, flow: Flow) -> Packet {
+    fn backend_gets(&self, packet: &Packet, flow: Flow) -> Packet {
         self.inside(packet.clone().from(flow.snat).to(flow.backend), flow.backend)
     }
 
@@ -79,9 +83,9 @@ impl Wires {
     /// The same of a client that has.
     #[track_caller]
     fn open_again(&mut self, syn: &Packet) -> Flow {
-        let came = self.from_client(syn);
+        let came = self.client_sends(syn);
         let flow = self.lb.learn(self.client, &came);
-        let leaves = self.to_backend(syn, flow).forwarded();
+        let leaves = self.backend_gets(syn, flow).forwarded();
         self.lb.check("SYN", &came, &sends(leaves));
         flow
     }
@@ -89,14 +93,14 @@ impl Wires {
     /// Checks a packet from the client that is forwarded to the flow's backend.
     #[track_caller]
     fn up(&mut self, about: &str, packet: &Packet, flow: Flow) {
-        let (came, leaves) = (self.from_client(packet), self.to_backend(packet, flow).forwarded());
+        let (came, leaves) = (self.client_sends(packet), self.backend_gets(packet, flow).forwarded());
         self.lb.check(about, &came, &sends(leaves));
     }
 
     /// Checks a packet from the flow's backend that is forwarded to the client.
     #[track_caller]
     fn down(&mut self, about: &str, packet: &Packet, flow: Flow) {
-        let (came, leaves) = (self.from_backend(packet, flow), self.to_client(packet).forwarded());
+        let (came, leaves) = (self.backend_sends(packet, flow), self.client_gets(packet).forwarded());
         self.lb.check(about, &came, &sends(leaves));
     }
 
@@ -105,13 +109,13 @@ impl Wires {
     #[track_caller]
     fn moves(&mut self, refusal: &Packet, syn: &Packet, flow: Flow) -> Flow {
         let before = self.retried();
-        let ran = self.lb.run(&self.from_backend(refusal, flow).build());
+        let ran = self.lb.run(&self.backend_sends(refusal, flow).build());
         let to = BACKENDS.into_iter().find(|b| b.mac == ran.frame[..6]);
         let Some(backend) = to.filter(|b| *b != flow.backend) else {
             panic!("{:?} to no other backend: {}", ran.action, describe(&ran.frame))
         };
         let moved = Flow { backend, ..flow };
-        let wanted = self.to_backend(syn, moved).build();
+        let wanted = self.backend_gets(syn, moved).build();
         assert_eq!(describe(&ran.frame), describe(&wanted));
         assert_eq!(ran.frame, wanted);
         verify(&ran.frame).unwrap();
@@ -173,7 +177,6 @@ fn a_refused_syn_is_sent_to_another_backend() {
 #[test]
 fn a_syn_keeps_its_options() {
     require_data_path!("a_syn_keeps_its_options");
-    use TcpOption::{MaximumSegmentSize, Noop, SelectiveAcknowledgementPermitted, Timestamp, WindowScale};
     let nops = |n: usize| vec![Noop; n];
     let all = |mss, scale: &[TcpOption]| {
         [&[MaximumSegmentSize(mss), SelectiveAcknowledgementPermitted][..], &nops(10), scale].concat()
@@ -261,7 +264,7 @@ fn a_moved_flow_is_a_flow() {
             let refusal = wires.refusal();
             let second = wires.moves(&refusal, &ours(syn(family)), first);
             let answer = tcp(family).syn().seq(BACKEND_NEXT - 1).ack(CLIENT_NEXT).syn_options();
-            let late = wires.from_backend(&answer.clone().seq(77), first);
+            let late = wires.backend_sends(&answer.clone().seq(77), first);
             wires.lb.check("the first one's answer, late", &late, &passes(Reason::NoService));
             wires.down("the second one's answer", &answer, second);
             wires.lb.check("the first one's answer, later", &late, &passes(Reason::NoService));
@@ -276,7 +279,7 @@ fn a_moved_flow_is_a_flow() {
                 &tcp(family).seq(BACKEND_NEXT).ack(CLIENT_NEXT + 5).payload(b"200"),
                 second,
             );
-            let reset = wires.from_backend(&refusal, first);
+            let reset = wires.backend_sends(&refusal, first);
             wires.lb.check("the first one's RST", &reset, &passes(Reason::NoService));
             wires.up("FIN", &tcp(family).fin().seq(CLIENT_NEXT + 5).ack(BACKEND_NEXT + 3), second);
             wires.down("FIN", &tcp(family).fin().seq(BACKEND_NEXT + 3).ack(CLIENT_NEXT + 6), second);
@@ -284,12 +287,14 @@ fn a_moved_flow_is_a_flow() {
     );
 }
 
+/// A packet of no flow, and its RST's sequence number, or else what the RST acknowledges.
+type Row = (&'static str, fn(Family) -> Packet, Result<u32, u32>);
+
 /// RFC 9293 §3.10.7.1: the number that it acknowledges, or else the acknowledgement of all that is in it.
 #[test]
 fn packets_of_no_flow_are_answered_as_a_host_would() {
     require_data_path!("packets_of_no_flow_are_answered_as_a_host_would");
     let bare = |family, ack| tcp(family).rst().seq(0).ack(ack).window(0);
-    type Row = (&'static str, fn(Family) -> Packet, Result<u32, u32>);
     let rows: [Row; 8] = [
         ("data", |f| tcp(f).psh().seq(9).ack(70).payload(b"0123456789"), Ok(70)),
         ("a full segment", |f| tcp(f).seq(9).ack(71).payload(&[0; 1440]), Ok(71)),
@@ -298,7 +303,7 @@ fn packets_of_no_flow_are_answered_as_a_host_would() {
         ("SYN+ACK", |f| tcp(f).syn().seq(9).ack(73).syn_options(), Ok(73)),
         ("PSH without ACK", |f| tcp(f).psh().seq(9).payload(b"odd"), Err(12)),
         ("FIN without ACK", |f| tcp(f).fin().seq(u32::MAX).payload(b"x"), Err(1)),
-        ("ACK behind options", |f| tcp(f).ack(74).tcp_options(&[TcpOption::Timestamp(1, 2)]), Ok(74)),
+        ("ACK behind options", |f| tcp(f).ack(74).tcp_options(&[Timestamp(1, 2)]), Ok(74)),
     ];
     Wires::each(
         |_| {},
@@ -309,15 +314,15 @@ fn packets_of_no_flow_are_answered_as_a_host_would() {
                     Ok(seq) => reset(wires.family, *seq),
                     Err(ack) => ours(bare(wires.family, *ack)),
                 };
-                let came = wires.from_client(&packet);
-                let (shorter, least) = (came.build().len(), wires.to_client(&answer).build().len());
-                let answer = wires.to_client(&answer);
+                let came = wires.client_sends(&packet);
+                let (shorter, least) = (came.build().len(), wires.client_gets(&answer).build().len());
+                let answer = wires.client_gets(&answer);
                 let answer = if shorter >= 60 && least < 60 { answer.pad_to(60) } else { answer };
                 wires.lb.check(about, &came, &resets(Reason::FlowUnknown, answer));
             }
             let stray = tcp(wires.family).rst().seq(9);
             for stray in [stray.clone(), stray.ack(70)] {
-                let came = wires.from_client(&stray);
+                let came = wires.client_sends(&stray);
                 wires.lb.check("RST", &came, &drops(Reason::StrayReset));
             }
         },
@@ -338,12 +343,13 @@ fn flows_of_a_dead_backend_are_reset() {
             wires.health(flow.backend, HealthState::Dead);
             wires.down("a last word", &tcp(family).seq(BACKEND_NEXT).ack(CLIENT_NEXT).payload(b"x"), flow);
             let data = tcp(family).seq(CLIENT_NEXT).ack(BACKEND_NEXT + 1).payload(b"?");
-            let (data, told) = (wires.from_client(&data), wires.to_client(&reset(family, BACKEND_NEXT + 1)));
+            let (data, told) =
+                (wires.client_sends(&data), wires.client_gets(&reset(family, BACKEND_NEXT + 1)));
             for about in ["data", "data again"] {
                 wires.lb.check(about, &data, &resets(Reason::BackendDead, told.clone()));
             }
             wires.down("after that", &tcp(family).seq(BACKEND_NEXT + 1).ack(CLIENT_NEXT), flow);
-            let stray = wires.from_client(&tcp(family).rst().seq(CLIENT_NEXT));
+            let stray = wires.client_sends(&tcp(family).rst().seq(CLIENT_NEXT));
             wires.lb.check("RST", &stray, &drops(Reason::StrayReset));
             let again = wires.open_again(&syn(family));
             assert!(again.backend != flow.backend && again.snat == flow.snat, "{again:?} after {flow:?}");

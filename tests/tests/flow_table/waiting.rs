@@ -164,7 +164,7 @@ fn least_waiting_prefers_who_waits_for_less() {
     assert!((60..=140).contains(&taken_by_busy), "{taken_by_busy} of 400 to the one that waits");
     table.reply(&busy, busy.of_backend().payload(b"rows"));
     let (more, less) = (400 - taken_by_busy, taken_by_busy);
-    let back = taken(&table, 2000..2000 + (more - less) as u32, busy.backend);
+    let back = taken(&table, 2000..2000 + u32::try_from(more - less).unwrap(), busy.backend);
     assert!(back * 20 > (more - less) * 11, "{back} of {} to the one with fewer flows", more - less);
     table.check_books();
 }
