@@ -98,6 +98,8 @@ impl Stage {
         // One interface: everything leaves by the one that it came in by.
         let mut world = World::new([LOOPBACK, u32::MAX]).interfaces(&[0]).snat(&[&snat]);
         world.node.snat_ports = PORTS;
+        // A frame that is answered would not be the next run's: what counts is the way to the decision.
+        world.node.reset_rate = 0;
         for service in 0..self.services {
             let vip = SocketAddr::new(nth(VIP.ip(self.family), service), VIP.port).to_string();
             let name = format!("s{service}");

@@ -102,7 +102,8 @@ extern "C" fn on_signal(signal: i32) {
 }
 
 /// SIGINT, SIGTERM and SIGHUP remove every namespace on the list and then end the process as a shell
-/// expects it (128 and the signal's number). Handlers that are there already stay.
+/// expects it (128 and the signal's number). Handlers that are there already stay, and so does what `nohup` asks for.
+/// A shell lets what it starts in the background ignore SIGINT; whoever sends it all the same means it.
 fn install_handlers() {
     let Ok((reader, writer)) = nix::unistd::pipe() else { return };
     let writer: RawFd = {
@@ -130,8 +131,13 @@ fn install_handlers() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         // SAFETY: the handler only uses atomics and calls `write`.
         let before = unsafe { sigaction(signal, &action) };
+        let stays = |before: &SigAction| match before.handler() {
+            SigHandler::SigDfl => false,
+            SigHandler::SigIgn => signal == Signal::SIGHUP,
+            SigHandler::Handler(_) | SigHandler::SigAction(_) => true,
+        };
         if let Ok(before) = before
-            && !matches!(before.handler(), SigHandler::SigDfl)
+            && stays(&before)
         {
             // SAFETY: puts back the handler that was there.
             let _ = unsafe { sigaction(signal, &before) };
