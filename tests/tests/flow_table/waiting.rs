@@ -175,7 +175,7 @@ fn near_backends_serve_until_they_spill() {
     require_data_path!("near_backends_serve_until_they_spill");
     let mut table = least_waiting(3);
     let (id, near) = (table.service_id(Family::V4), table.backend_id(BACKENDS[0], Family::V4));
-    let mut ring = (*table.lb.plan().tables.rings[&RingKey::All(id)]).clone();
+    let mut ring = *table.lb.plan().tables.rings[&RingKey::All(id)];
     ring.slots.iter_mut().filter(|slot| **slot != NO_BACKEND).for_each(|slot| *slot = near);
     ring.backends = 1;
     table.lb.apply(&Op::SetRing(RingKey::Near(id), Arc::new(ring)));
