@@ -162,14 +162,12 @@ fn agents_that_were_killed_anywhere_recover_on_the_kernels_maps() {
 }
 
 /// Attaches to the left interface and opens the maps behind the agent's back.
-fn attached(slots: u32) -> (EbpfDataplane, Maps) {
-    let mut kernel = load(slots, 1);
+fn attach(kernel: &mut EbpfDataplane) -> Maps {
     let before = programs();
     kernel.attach_to("left", ifindex("left"), XdpMode::Native).unwrap();
     assert_eq!(before, programs(), "attaching loads nothing");
     assert!(attached_program("left").is_some());
-    let maps = Maps::of(&kernel);
-    (kernel, maps)
+    Maps::of(kernel)
 }
 
 /// Id of the program on an interface, as `ip` says.
@@ -184,7 +182,8 @@ fn attached_program(interface: &str) -> Option<u32> {
 #[test]
 fn counters_are_added_up_and_new_owners_start_at_zero() {
     in_network("counters_are_added_up_and_new_owners_start_at_zero", || {
-        let (mut kernel, maps) = attached(64);
+        let mut kernel = lease(64, 1).unwrap();
+        let maps = attach(&mut kernel);
         let counters = kernel.counters();
         kernel.apply(&Op::SetBackend(3, backend(1))).unwrap();
         kernel.apply(&Op::SetService(2, service())).unwrap();
@@ -237,7 +236,8 @@ fn flow(now: u32, state: State, generation: u16, silent: u32) -> Slot {
 #[test]
 fn flows_are_seen_and_those_that_are_over_are_closed() {
     in_network("flows_are_seen_and_those_that_are_over_are_closed", || {
-        let (mut kernel, maps) = attached(1024);
+        let mut kernel = load(1024, 1);
+        let maps = attach(&mut kernel);
         let minute = ticks_of_seconds(60);
         let node =
             Node { idle_ticks: minute, rest_ticks: minute, buckets: 128, port_base: 1024, ..Node::EMPTY };
@@ -289,7 +289,7 @@ fn flows_are_seen_and_those_that_are_over_are_closed() {
 #[test]
 fn a_thousand_rings_fit_and_swaps_leak_nothing() {
     in_network("a_thousand_rings_fit_and_swaps_leak_nothing", || {
-        let mut kernel = load(64, 1);
+        let mut kernel = lease(64, 1).unwrap();
         let rings = [ring(1), ring(2)];
         kernel.apply(&Op::SetRing(RingKey::All(0), Arc::clone(&rings[0]))).unwrap();
         let before = open_files();
@@ -326,7 +326,8 @@ fn a_thousand_rings_fit_and_swaps_leak_nothing() {
 #[test]
 fn a_million_slots_are_read_in_milliseconds() {
     in_network("a_million_slots_are_read_in_milliseconds", || {
-        let (kernel, maps) = attached(1 << 20);
+        let mut kernel = load(1 << 20, 1);
+        let maps = attach(&mut kernel);
         let now = kernel.clock().unwrap().now();
         for index in 0..4096 {
             maps.set("FLOWS", index * 256, flow(now, State::Established, 1, 5));
@@ -383,7 +384,7 @@ fn native_where_the_driver_can_and_generic_with_a_reason_where_it_cannot() {
 #[test]
 fn another_program_is_left_alone() {
     in_network("another_program_is_left_alone", || {
-        let (mut first, mut second) = (load(64, 1), load(64, 1));
+        let (mut first, mut second) = (lease(64, 1).unwrap(), lease(64, 1).unwrap());
         for mode in [XdpMode::Native, XdpMode::Generic] {
             first.attach_to("left", ifindex("left"), mode).unwrap();
             let id = attached_program("left").unwrap();
@@ -402,7 +403,7 @@ fn another_program_is_left_alone() {
 #[test]
 fn a_program_moves_to_the_interface_that_took_a_name() {
     in_network("a_program_moves_to_the_interface_that_took_a_name", || {
-        let mut kernel = load(64, 1);
+        let mut kernel = lease(64, 1).unwrap();
         let facts =
             || PortFacts { name: "left".into(), ifindex: ifindex("left"), mac: [2; 6], tx_by_redirect: true };
         let old = facts();

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Result;
+use lb_agent::agent::program::Program;
 use lb_agent::config::XdpMode;
 use lb_agent::dataplane::ebpf::{EbpfDataplane, LoadOptions};
 use lb_agent::dataplane::{Dataplane, Op};
@@ -25,7 +26,7 @@ type Size = (u32, u32);
 /// Those that nobody uses.
 static IDLE: Mutex<Vec<(Size, EbpfDataplane)>> = Mutex::new(Vec::new());
 
-/// A loaded data path with empty maps, for one test alone. It is attached to nothing, and must not be.
+/// A loaded data path with empty maps, for one test alone, attached to nothing. It is detached when it is dropped.
 pub struct Lease {
     size: Size,
     /// There until the lease is dropped.
@@ -79,8 +80,9 @@ impl Drop for Lease {
         if thread::panicking() {
             return;
         }
-        let idle = self.dataplane.take().map(|dataplane| (self.size, dataplane));
-        IDLE.lock().unwrap_or_else(PoisonError::into_inner).extend(idle);
+        let Some(mut dataplane) = self.dataplane.take() else { return };
+        dataplane.detach();
+        IDLE.lock().unwrap_or_else(PoisonError::into_inner).push((self.size, dataplane));
     }
 }
 

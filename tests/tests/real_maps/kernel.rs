@@ -23,7 +23,7 @@ pub(crate) fn in_network(name: &str, test: impl FnOnce() + Send) {
     in_pair(test);
 }
 
-/// The data path, loaded and not attached; a new one, for tests that attach it or count what loading opens.
+/// The data path, loaded and not attached: a new one, of exactly this size, and gone when it is dropped.
 pub(crate) fn load(slots: u32, blocks: u32) -> EbpfDataplane {
     EbpfDataplane::load(&LoadOptions::embedded(slots, blocks, XdpMode::Auto).unwrap()).unwrap()
 }
