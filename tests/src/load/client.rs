@@ -134,6 +134,9 @@ fn failure(error: &hyper::Error) -> Failure {
 fn connect_failure(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::ConnectionRefused {
         Failure::Refused
+    } else if error.kind() == io::ErrorKind::ConnectionReset {
+        // Connected, and reset before this task heard of it.
+        Failure::Reset
     } else if error.kind() == io::ErrorKind::TimedOut {
         Failure::ConnectTimeout
     } else {

@@ -48,7 +48,7 @@ fn refuse(reason: Reason) -> u32 {
         // SAFETY: this CPU's own value.
         unsafe { *counter += 1 };
     }
-    if matches!(reason.verdict(), Verdict::Drop) { XDP_DROP } else { XDP_PASS }
+    if matches!(reason.verdict(), Verdict::Pass) { XDP_PASS } else { XDP_DROP }
 }
 
 #[inline(always)]
