@@ -3,6 +3,7 @@
 //! [`world`] is what is known, [`writer`] gets the plan that follows from it into the kernel, [`core`] turns events into
 //! both and publishes a status, and [`driver`] waits for the events. All of it runs on a fake data path.
 
+mod changes;
 pub mod core;
 pub mod drains;
 pub mod driver;

@@ -10,9 +10,10 @@ use tracing::{debug, info, warn};
 use crate::dataplane::{Dataplane, DataplaneError, Tables};
 use crate::metrics::ledger::Holder;
 use crate::metrics::{BackendLabels, Metrics, Operation};
-use crate::plan::{self, Plan, PlanError, ServicePlan, Standing};
+use crate::plan::{self, Plan, PlanError};
 use crate::reconcile::reconcile;
 
+use super::changes;
 use super::world::World;
 
 /// A decision waits this long for others to be written with it.
@@ -202,8 +203,7 @@ impl<D: Dataplane> Writer<D> {
         let plan = plan::plan(&world.inputs(now), &self.plan)?;
         self.step = plan.due.map(|due| world.instant(due));
         self.assign(&plan, world);
-        log_standing(&self.plan, &plan);
-        log_zone(&self.plan, &plan);
+        changes::log(&self.plan, &plan);
         self.plan = plan;
         if self.doubtful {
             self.actual = self.dataplane.read().map_err(WriteError::Read)?;
@@ -275,55 +275,5 @@ impl<D: Dataplane> Writer<D> {
             })
         });
         self.metrics.assign(services, backends);
-    }
-}
-
-/// One line when new flows begin or cease to stay in the zone.
-fn log_zone(before: &Plan, after: &Plan) {
-    for (key, now) in &after.services {
-        let was = before.services.get(key).is_some_and(|s| s.near.is_some());
-        let (service, backends) = (&now.name, now.near.as_ref().map_or(0, |near| near.members.len()));
-        match (was, now.near.is_some()) {
-            (false, true) => info!(%service, backends, "new flows stay in this zone"),
-            (true, false) => info!(%service, "new flows go to every zone"),
-            (true, true) | (false, false) => {}
-        }
-    }
-}
-
-/// One line when other backends of a service are to get new flows, for another reason or of another priority.
-fn log_standing(before: &Plan, after: &Plan) {
-    for (key, now) in &after.services {
-        let same = |b: &ServicePlan| (b.standing, b.priority) == (now.standing, now.priority);
-        if before.services.get(key).is_some_and(same) {
-            continue;
-        }
-        let (service, backends) = (&now.name, now.recipe.members.len());
-        match now.standing {
-            Standing::FailOpen if !before.services.contains_key(key) => {
-                info!(%service, backends, "new flows go to all backends until the first checks are done");
-            }
-            Standing::Healthy => {
-                info!(%service, backends, priority = now.priority, "new flows go to the healthy backends");
-            }
-            Standing::BelowFloor => {
-                warn!(
-                    %service, backends, priority = now.priority,
-                    "below min_healthy: new flows go to suspect backends, too"
-                );
-            }
-            Standing::FailOpen => {
-                warn!(%service, backends, "fail open: no backend is healthy, new flows go to all of them");
-            }
-            Standing::Draining => {
-                warn!(%service, backends, "every backend that can be reached is draining: new flows go to them");
-            }
-            Standing::Unresolved => {
-                warn!(%service, "no next hop of any backend is known: packets are dropped");
-            }
-            Standing::Empty => {
-                warn!(%service, "no backend: packets are dropped");
-            }
-        }
     }
 }
