@@ -72,7 +72,7 @@ fn a_configuration_for_another_node_changes_nothing() {
     require_agent!("a_configuration_for_another_node_changes_nothing");
     let lab = Lab::new(Topology::two_arm(1)).unwrap();
     let text = Settings::default().text(lab.topology()).replace("eth1", "eth7");
-    lab.exec(LB, &["sysctl", "-qw", "net.ipv4.ip_local_port_range=30000 60999"]).unwrap();
+    lab.sysctl(LB, &[("ipv4/ip_local_port_range", "30000 60999")]).unwrap();
     let mut agent = Agent::spawn(&lab, &text).unwrap();
     assert_eq!(agent.process().wait(LIMIT).unwrap().code(), Some(2));
     let log = agent.log();

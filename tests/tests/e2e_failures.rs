@@ -186,9 +186,8 @@ fn new_mac(topology: fn(u8) -> Topology) {
     let moved = backend_host(MOVED);
     let stand = Stand::new(topology).unwrap();
     let mut held: Vec<Held> = Family::BOTH.into_iter().flat_map(|family| hold(&stand, family)).collect();
-    for notify in ["net.ipv4.conf.eth0.arp_notify=1", "net.ipv6.conf.eth0.ndisc_notify=1"] {
-        stand.lab.exec(&moved, &["sysctl", "-qw", notify]).unwrap();
-    }
+    let notify = [("ipv4/conf/eth0/arp_notify", "1"), ("ipv6/conf/eth0/ndisc_notify", "1")];
+    stand.lab.sysctl(&moved, &notify).unwrap();
     stand.lab.exec(&moved, &["ip", "link", "set", "eth0", "address", MAC]).unwrap();
     let start = Instant::now();
     let has_it = |b: &BackendStatus| b.next_hop.as_ref().is_some_and(|hop| hop.mac == MAC);

@@ -133,6 +133,14 @@ impl Lab {
         self.host(host)?.enter(f)
     }
 
+    /// Writes keys below `/proc/sys/net` of a host, as `("ipv4/ip_forward", "1")`.
+    ///
+    /// # Errors
+    /// When there is no such host or key, or the kernel refuses the value.
+    pub fn sysctl(&self, host: &str, settings: &[(&str, &str)]) -> Result<()> {
+        self.host(host)?.sysctl(settings)
+    }
+
     /// Lets the network stay after this process; `cargo xtask clean-lab` removes it. Returns the namespaces' names by host.
     #[must_use]
     #[expect(clippy::mem_forget, reason = "dropping is what would remove them")]
