@@ -18,6 +18,7 @@ mod demo;
 mod kernel;
 mod lint;
 mod needs;
+mod proof;
 mod run;
 mod setup;
 mod test;
@@ -44,6 +45,7 @@ enum Command {
     Demo(demo::Args),
     Lint(lint::Args),
     Bench(bench::Args),
+    Proof(proof::Args),
     Ci(ci::Args),
     CleanLab(clean::Args),
 }
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Lint(args) => lint::run(&args).map(done),
         Command::Bench(args) => bench::run(&args),
+        Command::Proof(args) => proof::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::CleanLab(args) => clean::run(&args).map(done),
     };

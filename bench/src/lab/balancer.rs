@@ -3,10 +3,11 @@
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use lb_tests::lab::rivals::{self, Frontend, Haproxy, spawn, write};
 use lb_tests::lab::{CLIENT, LB, Lab, Process};
 use lb_tests::packet::world::Family::V4;
 
@@ -77,16 +78,12 @@ impl Balancer {
             Self::Native => Running::process(evenkeel(lab, dir, "native")?),
             Self::Generic => Running::process(evenkeel(lab, dir, "generic")?),
             Self::Nftables => {
-                lab.exec(LB, &["nft", "-f", &write(dir, "nftables.conf", &nftables(lab)?)?])?;
+                rivals::nftables(lab, dir, &frontends(lab), SNAT_RANGE)?;
                 Running::default()
             }
-            Self::Haproxy => {
-                own_vip(lab)?;
-                let config = write(dir, "haproxy.cfg", &haproxy(lab)?)?;
-                Running::process(spawn(lab, dir, Command::new("haproxy").args(["-db", "-f", &config]))?)
-            }
+            Self::Haproxy => Running::process(HAPROXY.start(lab, dir, &frontends(lab))?),
             Self::Nginx => {
-                own_vip(lab)?;
+                rivals::own(lab, lab.topology().vip(V4).ip())?;
                 let config = write(dir, "stream.conf", &nginx_stream(lab, dir)?)?;
                 Running::process(spawn(lab, dir, Command::new("nginx").args(["-c", &config]))?)
             }
@@ -108,25 +105,6 @@ impl Running {
     fn process(process: Process) -> Self {
         Self { process: Some(process), ..Self::default() }
     }
-}
-
-/// Starts a program that writes what it says to `log` in `dir`.
-pub(super) fn spawn(lab: &Lab, dir: &Path, command: &mut Command) -> Result<Process> {
-    let log = std::fs::File::create(dir.join("balancer.log")).context("make a log file")?;
-    let copy = log.try_clone().context("duplicate a log file")?;
-    lab.spawn(LB, command.stdin(Stdio::null()).stdout(log).stderr(copy))
-}
-
-/// Writes a file of a balancer's configuration; returns its path.
-pub(super) fn write(dir: &Path, name: &str, text: &str) -> Result<String> {
-    let path = dir.join(name);
-    std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-    path.to_str().map(str::to_owned).with_context(|| format!("{} is not UTF-8", path.display()))
-}
-
-fn own_vip(lab: &Lab) -> Result<()> {
-    let vip = lab.topology().vip(V4).ip();
-    lab.exec(LB, &["ip", "addr", "add", &format!("{vip}/32"), "dev", "lo"]).map(drop)
 }
 
 fn v4(address: IpAddr) -> Result<Ipv4Addr> {
@@ -207,39 +185,16 @@ fn backends(lab: &Lab, service: Service) -> impl Iterator<Item = SocketAddr> {
         .map(move |n| SocketAddr::new(topology.backend(n, V4).ip(), service.backend_port()))
 }
 
-fn nftables(lab: &Lab) -> Result<String> {
-    let vip = lab.topology().vip(V4).ip();
-    let mut dnat = String::new();
-    let mut sources = String::new();
-    for service in SERVICES {
-        let choices: Vec<_> =
-            (0..).zip(backends(lab, service)).map(|(n, b)| format!("{n} : {}", b.ip())).collect();
-        let (port, to) = (service.port(), service.backend_port());
-        let (count, choices) = (choices.len(), choices.join(", "));
-        writeln!(
-            dnat,
-            "    ip daddr {vip} tcp dport {port} dnat to jhash ip saddr . tcp sport mod {count} map {{ {choices} }}:{to}"
-        )?;
-        writeln!(sources, "    oifname \"eth1\" tcp dport {to} snat to {SNAT_RANGE}")?;
-    }
-    Ok(format!(
-        "table ip nat {{\n  chain prerouting {{\n    type nat hook prerouting priority dstnat;\n{dnat}  }}\n  \
-         chain postrouting {{\n    type nat hook postrouting priority srcnat;\n{sources}  }}\n}}\n"
-    ))
-}
+const HAPROXY: Haproxy = Haproxy { connections: 4000, balance: "roundrobin", defaults: "", server: "" };
 
-fn haproxy(lab: &Lab) -> Result<String> {
+fn frontends(lab: &Lab) -> Vec<Frontend> {
     let vip = lab.topology().vip(V4).ip();
-    let mut text = "global\n  maxconn 4000\ndefaults\n  mode tcp\n  balance roundrobin\n  \
-                    timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
-        .to_owned();
-    for service in SERVICES {
-        writeln!(text, "listen {}\n  bind {vip}:{}", service.name(), service.port())?;
-        for (n, backend) in (1..).zip(backends(lab, service)) {
-            writeln!(text, "  server s{n} {backend}")?;
-        }
-    }
-    Ok(text)
+    let frontend = |service: Service| Frontend {
+        name: service.name().to_owned(),
+        vip: SocketAddr::new(vip, service.port()),
+        backends: backends(lab, service).collect(),
+    };
+    SERVICES.map(frontend).to_vec()
 }
 
 fn nginx_stream(lab: &Lab, dir: &Path) -> Result<String> {

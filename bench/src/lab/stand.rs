@@ -6,10 +6,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use lb_tests::lab::rivals::write;
 use lb_tests::lab::{CLIENT, LB, Lab, Process, Topology, wait_until};
 use tempfile::TempDir;
 
-use super::balancer::{Balancer, Running, write};
+use super::balancer::{Balancer, Running};
 use super::exchange::{self, Server};
 use super::{cpu, wrk};
 

@@ -49,6 +49,21 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Starts something else on the host. What it opens is in the host's network.
+    pub fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.runtime.spawn(task)
+    }
+
+    /// Waits for what [`Client::spawn`] started.
+    ///
+    /// # Errors
+    /// When it panicked or was stopped.
+    pub fn wait<T>(&self, task: JoinHandle<T>) -> Result<T> {
+        self.runtime.block_on(task).context("a task on a host of the lab")
+    }
+}
+
 /// A load that runs meanwhile; stopped when dropped.
 #[derive(Debug)]
 pub struct BackgroundLoad<'a> {

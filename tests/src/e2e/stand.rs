@@ -52,6 +52,15 @@ impl Stand {
     pub fn with(topology: Topology, settings: &Settings) -> Result<Self> {
         let lab = Lab::new(topology)?;
         let servers = Servers::start(&lab)?;
+        Self::over(lab, servers, settings)
+    }
+
+    /// The same in a network that has its servers already.
+    ///
+    /// # Errors
+    /// When the agent does not start, or a server is not healthy.
+    pub fn over(lab: Lab, servers: Servers, settings: &Settings) -> Result<Self> {
+        let topology = *lab.topology();
         let agent = Agent::start(&lab, &settings.text(&topology))?;
         let stand = Self { agent, servers, lab };
         for family in Family::BOTH {

@@ -15,6 +15,7 @@ mod cleanup;
 mod namespace;
 mod process;
 pub mod programs;
+pub mod rivals;
 mod servers;
 mod topology;
 

@@ -1,0 +1,116 @@
+//! New connections at a steady rate, each with one request, and what became of every single one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, timeout_at};
+
+use crate::e2e::Client;
+
+/// What is asked of whoever answers.
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: vip\r\nConnection: close\r\n\r\n";
+
+/// One attempt to connect and be answered.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// When it began.
+    pub begun: Instant,
+    /// When it was over.
+    pub over: Instant,
+    /// Whether there was a connection, or why there was none.
+    pub connected: Result<(), io::ErrorKind>,
+    /// Whether the answer was whole.
+    pub answered: bool,
+}
+
+impl Attempt {
+    /// How long it took.
+    #[must_use]
+    pub fn took(&self) -> Duration {
+        self.over - self.begun
+    }
+}
+
+/// Attempts under way.
+#[derive(Debug)]
+pub struct Attempts {
+    task: JoinHandle<Vec<Attempt>>,
+}
+
+impl Attempts {
+    /// Starts `count` attempts, `rate` a second whatever becomes of those before; each is given up after `patience`.
+    #[must_use]
+    pub fn start(client: &Client, target: SocketAddr, rate: u32, count: u32, patience: Duration) -> Self {
+        Self { task: client.spawn(pace(target, rate, count, patience)) }
+    }
+
+    /// Waits for the last of them.
+    ///
+    /// # Errors
+    /// When the task panicked.
+    pub fn finish(self, client: &Client) -> Result<Vec<Attempt>> {
+        client.wait(self.task).context("attempts to connect")
+    }
+}
+
+async fn pace(target: SocketAddr, rate: u32, count: u32, patience: Duration) -> Vec<Attempt> {
+    let mut tasks = JoinSet::new();
+    let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
+    // Late ones catch up: the number and the mean rate are kept.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for _ in 0..count {
+        ticks.tick().await;
+        tasks.spawn(attempt(target, patience));
+    }
+    tasks.join_all().await
+}
+
+async fn attempt(target: SocketAddr, patience: Duration) -> Attempt {
+    let begun = Instant::now();
+    let deadline = tokio::time::Instant::from_std(begun + patience);
+    let connected = timeout_at(deadline, TcpStream::connect(target)).await;
+    let (connected, answered) = match connected {
+        Ok(Ok(stream)) => (Ok(()), timeout_at(deadline, ask(stream)).await.is_ok_and(|got| got.is_ok())),
+        Ok(Err(e)) => (Err(e.kind()), false),
+        Err(_) => (Err(io::ErrorKind::TimedOut), false),
+    };
+    Attempt { begun, over: Instant::now(), connected, answered }
+}
+
+async fn ask(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(REQUEST).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    if answer.starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// The value that this share (0 to 1) of the times do not exceed, in milliseconds; 0 of none.
+#[must_use]
+pub fn quantile(times: &mut [Duration], share: f64) -> f64 {
+    times.sort_unstable();
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counts are far below 2^53, and shares between 0 and 1"
+    )]
+    let rank = (times.len() as f64 * share).ceil() as usize;
+    times.get(rank.saturating_sub(1)).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_times_that_occurred() {
+        let mut times: Vec<_> = (1..=200).rev().map(Duration::from_millis).collect();
+        assert_eq!([0.5, 0.99, 1.0].map(|share| quantile(&mut times, share)), [100.0, 198.0, 200.0]);
+        assert_eq!(quantile(&mut [], 0.5), 0.0);
+    }
+}
