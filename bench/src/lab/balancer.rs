@@ -76,7 +76,10 @@ impl Balancer {
             Self::Plain => Running::default(),
             Self::Forwarder => Running { objects: forwarder(lab)?, ..Running::default() },
             Self::Native => Running::process(evenkeel(lab, dir, "native")?),
-            Self::Generic => Running::process(evenkeel(lab, dir, "generic")?),
+            Self::Generic => {
+                lab.without_queues()?;
+                Running::process(evenkeel(lab, dir, "generic")?)
+            }
             Self::Nftables => {
                 rivals::nftables(lab, dir, &frontends(lab), SNAT_RANGE)?;
                 Running::default()

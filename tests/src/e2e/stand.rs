@@ -51,6 +51,9 @@ impl Stand {
     /// When something does not start.
     pub fn with(topology: Topology, settings: &Settings) -> Result<Self> {
         let lab = Lab::new(topology)?;
+        if settings.xdp_mode == "generic" {
+            lab.without_queues()?;
+        }
         let servers = Servers::start(&lab)?;
         Self::over(lab, servers, settings)
     }

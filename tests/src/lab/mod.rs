@@ -142,6 +142,19 @@ impl Lab {
         self.host(host)?.sysctl(settings)
     }
 
+    /// Takes the queues off the balancer's devices, as generic XDP wants it on a veth: it sends past the queue, and when the
+    /// veth's ring is full then, the kernel (6.18) may stop the device and never start it again. What is queued waits
+    /// for ever, and so do the balancer's own packets.
+    ///
+    /// # Errors
+    /// When `tc` refuses.
+    pub fn without_queues(&self) -> Result<()> {
+        let devices = self.topology.interfaces();
+        let batch: String =
+            devices.iter().map(|device| format!("qdisc replace dev {device} root noqueue\n")).collect();
+        self.host(LB)?.tc(&batch)
+    }
+
     /// Lets the network stay after this process; `cargo xtask clean-lab` removes it. Returns the namespaces' names by host.
     #[must_use]
     #[expect(clippy::mem_forget, reason = "dropping is what would remove them")]
