@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use lb_common::backend::MAX_BACKENDS;
+use lb_common::backend::{Backend, MAX_BACKENDS};
 use lb_common::flow::{Ctrl, Slot, State};
 use lb_common::hash::PORTS_PER_BUCKET;
 use lb_common::node::Node;
@@ -169,16 +169,19 @@ impl Flow {
     }
 }
 
-/// Whether the flow in this slot is to be closed: it is stale ([`Slot::is_stale`]), or its backend is gone.
+/// Whether the flow in this slot is to be closed: it is stale ([`Slot::is_stale`]), or lost.
 #[must_use]
 pub fn is_over(slot: &Slot, tables: &Tables, now: u32) -> bool {
     let ctrl = Ctrl(slot.ctrl);
-    if !ctrl.is_open() {
-        return false;
-    }
-    let backend = tables.backends.get(&ctrl.backend());
-    let orphan = !backend.is_some_and(|b| b.is_live() && b.generation == ctrl.generation());
-    orphan || slot.is_stale(ctrl, now, tables.node.idle_ticks, tables.node.rest_ticks)
+    is_lost(ctrl, tables)
+        || (ctrl.is_open() && slot.is_stale(ctrl, now, tables.node.idle_ticks, tables.node.rest_ticks))
+}
+
+/// Whether the flow is open and its backend will never answer: it is dead, was removed, or its id was given to another.
+#[must_use]
+pub fn is_lost(ctrl: Ctrl, tables: &Tables) -> bool {
+    let serves = |b: &Backend| b.is_live() && !b.is_dead() && b.generation == ctrl.generation();
+    ctrl.is_open() && !tables.backends.get(&ctrl.backend()).is_some_and(serves)
 }
 
 /// A packet may come in after `now` was read. What is up to a minute ahead is now, and not 78 hours ago.

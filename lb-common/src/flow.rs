@@ -136,6 +136,16 @@ impl Ctrl {
         matches!(self.state(), State::Established) && self.0 & (FIN_CLIENT | FIN_BACKEND) != 0
     }
 
+    /// Whether this side has sent its FIN.
+    #[must_use]
+    pub const fn has_fin(self, side: Side) -> bool {
+        let fin = match side {
+            Side::Client => FIN_CLIENT,
+            Side::Backend => FIN_BACKEND,
+        };
+        self.0 & fin != 0
+    }
+
     /// Whether the client has sent a request that was not answered yet. Set only while the flow is open.
     #[inline(always)]
     #[must_use]

@@ -5,7 +5,8 @@
 //! and decides again, so a flow that has spoken in between stays.
 //!
 //! Input: 14 bytes of nothing (an Ethernet header, which a test run asks for), a 16-bit count and that many
-//! 32-bit slot indexes, little endian, at most [`MAX_INDEXES`]. Result: how many flows were closed.
+//! 32-bit slot indexes, little endian, at most [`MAX_INDEXES`]. Result: how many flows were closed; and in the list,
+//! [`NOT_CLOSED`] for each that was not, so that the agent knows whose clients it may tell.
 
 use lb_common::flow::Ctrl;
 use lb_common::hint::{TAG_PROTECTED, age};
@@ -18,10 +19,12 @@ use crate::{books, clock, hints, maps, track};
 const MAX_INDEXES: u16 = 64;
 const COUNT_AT: usize = 14;
 const FIRST_AT: usize = 16;
+/// No slot: a table has fewer than 2^27.
+const NOT_CLOSED: [u8; 4] = [0xff; 4];
 
 /// Runs over the list.
 #[inline(always)]
-pub(crate) fn run(packet: &Packet) -> u32 {
+pub(crate) fn run(packet: &mut Packet) -> u32 {
     let Some(node) = maps::NODE.get(0) else { return 0 };
     let Some(&count) = packet.header::<[u8; 2]>(COUNT_AT) else { return 0 };
     let count = u16::from_le_bytes(count);
@@ -30,31 +33,35 @@ pub(crate) fn run(packet: &Packet) -> u32 {
         if i >= count {
             break;
         }
-        let Some(&index) = packet.header::<[u8; 4]>(FIRST_AT + 4 * usize::from(i)) else { break };
-        closed += close(node, u32::from_le_bytes(index));
+        let Some(index) = packet.header_mut::<[u8; 4]>(FIRST_AT + 4 * usize::from(i)) else { break };
+        if close(node, u32::from_le_bytes(*index)) {
+            closed += 1;
+        } else {
+            *index = NOT_CLOSED;
+        }
     }
     closed
 }
 
 /// Closes one flow if it is over for sure.
 #[inline(always)]
-fn close(node: &Node, index: u32) -> u32 {
-    let Some(slot) = maps::FLOWS.get_ptr_mut(index) else { return 0 };
+fn close(node: &Node, index: u32) -> bool {
+    let Some(slot) = maps::FLOWS.get_ptr_mut(index) else { return false };
     let ctrl = flow::ctrl(slot);
     // SAFETY: points into `FLOWS`.
     let stale = unsafe { (*slot).is_stale(ctrl, clock::now(), node.idle_ticks, node.rest_ticks) };
     if !(stale || is_orphan(ctrl)) {
-        return 0;
+        return false;
     }
     track::withdraw_offer(slot, ctrl);
     if !flow::swap(slot, ctrl, ctrl.closed()) {
-        return 0;
+        return false;
     }
     books::retire(ctrl);
     if let Some(hint) = maps::HINTS.get_ptr_mut(index / WAYS_U32) {
         hints::update_tag(hint, index % WAYS_U32, |tag| tag & !TAG_PROTECTED, age(clock::now()));
     }
-    1
+    true
 }
 
 /// Whether the flow is open and its backend is dead, was removed, or its id given to another.

@@ -79,7 +79,7 @@ fn tagged(context: *mut xdp_md) -> u32 {
 /// Entry point for the agent, which runs it over a list of slots: see [`expire`].
 #[xdp]
 pub(crate) fn expire(context: XdpContext) -> u32 {
-    expire::run(&Packet::new(context.ctx))
+    expire::run(&mut Packet::new(context.ctx))
 }
 
 /// Entry point for the agent, which runs it to learn what time the data path has.

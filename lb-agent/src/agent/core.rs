@@ -18,10 +18,13 @@ use crate::net::hops::Hops;
 use super::egress;
 use super::program::Program;
 use super::report::{Attached, Origin, Report};
+use super::sweep::Sender;
 use super::world::World;
 use super::writer::{WriteError, Writer};
+use lost::Lost;
 
 pub mod drains;
+mod lost;
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +55,9 @@ pub struct Core<P> {
     running: bool,
     last_error: Option<String>,
     drains_due: Option<Instant>,
+    /// Sends the RSTs that [`Core::sweep`] calls for.
+    send: Sender,
+    lost: Lost,
     changed: bool,
     publish: watch::Sender<Published>,
 }
@@ -68,6 +74,7 @@ impl<P: Program> Core<P> {
         counters: Arc<dyn Counters>,
         origin: Origin,
         publish: watch::Sender<Published>,
+        send: Sender,
     ) -> Result<Self, WriteError> {
         let writer = Writer::new(program, metrics.clone())?;
         let (attached, last_error) = (Attached::new(), None);
@@ -82,6 +89,8 @@ impl<P: Program> Core<P> {
             running: false,
             last_error,
             drains_due: None,
+            send,
+            lost: Lost::default(),
             changed: true,
             publish,
         })
@@ -94,6 +103,7 @@ impl<P: Program> Core<P> {
     pub fn start(&mut self) -> Result<(), StartError> {
         self.writer.decided(Instant::now());
         self.writer.write(&self.world)?;
+        self.lost.look(self.writer.actual());
         for port in self.world.node().ports.clone() {
             if let Err(source) = self.attach(&port) {
                 self.stop();
@@ -150,8 +160,9 @@ impl<P: Program> Core<P> {
 
     /// Writes what was decided. A failure is tried again by itself.
     pub fn write(&mut self) {
-        if let Err(e) = self.writer.write(&self.world) {
-            debug!("write failed: {e}");
+        match self.writer.write(&self.world) {
+            Ok(()) => self.lost.look(self.writer.actual()),
+            Err(e) => debug!("write failed: {e}"),
         }
         self.changed = true;
     }
@@ -166,24 +177,6 @@ impl<P: Program> Core<P> {
     /// Looks for what is only said when it lasts. To be called about once a second.
     pub fn beat(&mut self) {
         self.egress.look(&self.world, &self.attached);
-    }
-
-    /// The search for flows that are over, to be run where it holds up nothing.
-    pub fn scan(&self) -> impl FnOnce() -> Vec<u32> + Send + 'static {
-        let (scan, tables) = (self.writer.dataplane().scanner(), self.writer.plan().tables.clone());
-        move || scan(&tables)
-    }
-
-    /// Closes the flows that were found.
-    pub fn close(&mut self, slots: &[u32]) {
-        match self.writer.dataplane_mut().close(slots) {
-            Ok(0) => {}
-            Ok(closed) => {
-                debug!(closed, found = slots.len(), "flows expired");
-                self.metrics.expired(closed);
-            }
-            Err(e) => self.failed(Operation::Expire, format!("cannot expire flows: {e}")),
-        }
     }
 
     /// Publishes the outcome of the events since the last time.

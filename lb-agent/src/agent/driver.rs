@@ -1,7 +1,7 @@
 //! The loop: the only place of the agent that waits.
 #![forbid(unsafe_code)]
 
-use std::future::{Future, pending};
+use std::future::{Future, pending, ready};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::net::hops::Hops;
 
 use super::core::Core;
 use super::program::Program;
+use super::sweep::Swept;
 
 /// How often the maps are read back.
 pub const RESYNC: Duration = Duration::from_secs(30);
@@ -50,7 +51,7 @@ pub async fn drive<P: Program, S>(
     let mut sweep = every(SWEEP);
     let mut observed = Vec::with_capacity(BATCH);
     let mut checked = true;
-    let mut scan: Option<JoinHandle<Vec<u32>>> = None;
+    let mut sweeping: Option<JoinHandle<Swept>> = None;
     loop {
         let (due, drains_due) = (core.due(), core.drains_due());
         // In this order: a flood of checks must not keep a decision from the kernel, nor a signal from being heard.
@@ -58,6 +59,9 @@ pub async fn drive<P: Program, S>(
             biased;
             why = &mut stop => return why,
             () = at(due) => core.write(),
+            () = ready(()), if core.is_bereaved() && sweeping.is_none() => {
+                sweeping = Some(spawn_blocking(core.sweep()));
+            }
             () = changed(&mut events.hops) => {
                 let hops = events.hops.borrow_and_update().clone();
                 core.network(&hops);
@@ -71,8 +75,8 @@ pub async fn drive<P: Program, S>(
                     core.observe(&o);
                 }
             }
-            over = found(&mut scan) => core.close(&over),
-            _ = sweep.tick(), if scan.is_none() => scan = Some(spawn_blocking(core.scan())),
+            swept = ended(&mut sweeping) => core.swept(swept),
+            _ = sweep.tick(), if sweeping.is_none() => sweeping = Some(spawn_blocking(core.sweep())),
             _ = resync.tick() => core.resync(),
             _ = beat.tick() => core.beat(),
         }
@@ -94,12 +98,12 @@ async fn at(when: Option<Instant>) {
     }
 }
 
-/// The result of a scan, once. A scan that panicked has found nothing; its message is in the log.
-async fn found(scan: &mut Option<JoinHandle<Vec<u32>>>) -> Vec<u32> {
-    let Some(task) = scan else { return pending().await };
-    let over = task.await.unwrap_or_default();
-    *scan = None;
-    over
+/// The result of a sweep, once. A sweep that panicked has done nothing; its message is in the log.
+async fn ended(sweeping: &mut Option<JoinHandle<Swept>>) -> Swept {
+    let Some(task) = sweeping else { return pending().await };
+    let swept = task.await.unwrap_or_default();
+    *sweeping = None;
+    swept
 }
 
 /// When nobody is left who could ask, nobody asks.

@@ -12,6 +12,7 @@ pub mod newcomers;
 pub mod program;
 mod report;
 pub mod run;
+pub mod sweep;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use lb_common::flow::Slot;
+
 use crate::dataplane::{Dataplane, DataplaneError, Tables};
 use crate::model::PortFacts;
 
@@ -15,9 +17,17 @@ pub struct Attachment {
     pub refused: Option<String>,
 }
 
-/// Finds the slots of flows that are over: idle for too long, or their backend is gone from the tables. Takes
-/// milliseconds per million slots, so it runs on a thread of its own.
+/// Slots that a [`Scanner`] returns at most.
+pub const AT_ONCE: usize = 1 << 16;
+
+/// Finds the slots of flows that are over: idle for too long, or their backend is dead or gone by the tables. First those
+/// whose client waits for an answer; at most [`AT_ONCE`]. Takes milliseconds per million slots, so it runs on a thread of its
+/// own.
 pub type Scanner = Arc<dyn Fn(&Tables) -> Vec<u32> + Send + Sync>;
+
+/// Closes the flows in these slots, except those that are not over by now. Returns what it closed, as it was before. For
+/// the scanner's thread.
+pub type Closer = Arc<dyn Fn(&[u32]) -> Result<Vec<Slot>, DataplaneError> + Send + Sync>;
 
 /// A data path that can be attached to interfaces and rid of dead flows.
 pub trait Program: Dataplane {
@@ -33,9 +43,6 @@ pub trait Program: Dataplane {
     /// See [`Scanner`].
     fn scanner(&self) -> Scanner;
 
-    /// Closes the flows in these slots, except those that are not over by now. Returns how many.
-    ///
-    /// # Errors
-    /// When the kernel refuses it.
-    fn close(&mut self, slots: &[u32]) -> Result<u64, DataplaneError>;
+    /// See [`Closer`].
+    fn closer(&self) -> Closer;
 }

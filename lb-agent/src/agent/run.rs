@@ -27,11 +27,13 @@ use crate::metrics::Metrics;
 use crate::model::{NodeFacts, PortFacts};
 use crate::net::announce::announce;
 use crate::net::hops::{HopWatcher, Hops};
+use crate::net::raw::RawSocket;
 
 use super::core::Core;
 use super::driver::{Events, drive};
 use super::program::Program;
 use super::report::{Origin, starting};
+use super::sweep::Sender;
 use super::world::World;
 
 /// How long the start waits for next hops. A backend that is not resolved by then is left out until it is.
@@ -100,7 +102,7 @@ pub async fn balance<P: Program>(
 
     let (mut checker, checks) = Checker::new();
     checker.set_targets(&config.services)?;
-    let mut core = Core::new(world, program, metrics, counters.clone(), origin, publish)?;
+    let mut core = Core::new(world, program, metrics, counters.clone(), origin, publish, sender()?)?;
     core.start()?;
     let _announcer = announcer(config);
     info!(admin = %config.agent.admin, services = config.services.len(), "running");
@@ -210,6 +212,13 @@ fn hash_key(dataplane: &impl Dataplane) -> anyhow::Result<u64> {
         .context("/dev/urandom: cannot draw the flow table's secret")?;
     // 0 stands for a table that was never used.
     Ok(u64::from_ne_bytes(bytes).max(1))
+}
+
+/// What sends the RSTs that end lost connections.
+fn sender() -> anyhow::Result<Sender> {
+    let socket =
+        RawSocket::open().context("cannot open a packet socket: run as root, or with CAP_NET_RAW")?;
+    Ok(Arc::new(move |ifindex, frame: &[u8]| socket.send(ifindex, frame)))
 }
 
 fn announcer(config: &Config) -> Option<Task> {

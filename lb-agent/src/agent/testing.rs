@@ -1,6 +1,7 @@
 //! An agent on a data path in memory.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -8,10 +9,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use lb_common::backend::Backend;
+use lb_common::flow::{Ctrl, Slot, State};
+
 use super::core::Core;
 use super::driver::{Events, drive};
-use super::program::{Attachment, Program, Scanner};
+use super::program::{Attachment, Closer, Program, Scanner};
 use super::report::{Origin, starting};
+use super::sweep::Sender;
 use super::world::World;
 use crate::admin::command::{Change, Command, Refusal, ask};
 use crate::admin::{Heartbeat, Published};
@@ -47,6 +52,10 @@ pub(super) struct Kernel {
     pub(super) rings: Vec<Instant>,
     /// Slots that were asked to be closed, each time.
     pub(super) closed: Vec<Vec<u32>>,
+    /// When RSTs were sent.
+    pub(super) resets: Vec<Instant>,
+    /// Sending them fails.
+    pub(super) no_resets: bool,
 }
 
 /// Shared with the test.
@@ -111,10 +120,22 @@ impl Program for SharedKernel {
         Arc::new(|tables| tables.backends.keys().map(|id| u32::from(*id)).collect())
     }
 
-    fn close(&mut self, slots: &[u32]) -> Result<u64, DataplaneError> {
-        self.lock().closed.push(slots.to_vec());
-        Ok(slots.len() as u64)
+    fn closer(&self) -> Closer {
+        let kernel = self.clone();
+        Arc::new(move |slots| {
+            let mut kernel = kernel.lock();
+            kernel.closed.push(slots.to_vec());
+            let flow = |id: &u32| established(u16::try_from(*id).unwrap(), &kernel.maps.tables().backends);
+            Ok(slots.iter().map(flow).collect())
+        })
     }
+}
+
+/// A flow of the backend with this id.
+fn established(id: u16, backends: &BTreeMap<u16, Backend>) -> Slot {
+    let backend = backends[&id];
+    let ctrl = Ctrl::new(State::Established, backend.service, id, backend.generation).0;
+    Slot { ctrl, client: Ipv4Addr::new(10, 77, 0, 10).into(), ..Slot::EMPTY }
 }
 
 pub(super) fn port(ifindex: u32) -> PortFacts {
@@ -191,6 +212,18 @@ pub(super) struct Lab {
     task: JoinHandle<Core<SharedKernel>>,
 }
 
+fn sender(kernel: SharedKernel) -> Sender {
+    Arc::new(move |ifindex, frame| {
+        assert_eq!((ifindex, frame[6..12].to_vec()), (2, port(2).mac.to_vec()));
+        let mut kernel = kernel.lock();
+        if kernel.no_resets {
+            return Err(std::io::ErrorKind::NetworkDown.into());
+        }
+        kernel.resets.push(Instant::now());
+        Ok(())
+    })
+}
+
 /// A core that has not started.
 pub(super) fn core(
     kernel: SharedKernel,
@@ -204,7 +237,8 @@ pub(super) fn core(
         Arc::new(Metrics::new(Box::new(move || source.borrow().status.clone()), counters.clone()).unwrap());
     let mut world = World::new(node(), vec![service(backends)], Instant::now());
     world.set_hops(&hops(Some(2), &service(backends)));
-    let core = Core::new(world, kernel, metrics.clone(), counters.clone(), origin, publish).unwrap();
+    let send = sender(kernel.clone());
+    let core = Core::new(world, kernel, metrics.clone(), counters.clone(), origin, publish, send).unwrap();
     (core, metrics, counters, published)
 }
 

@@ -228,6 +228,38 @@ async fn flows_are_swept_and_a_stop_detaches() {
     assert!(published.borrow().status.not_ready.contains(&"the data path is not running".to_owned()));
 }
 
+/// Not at the next sweep, but when the kernel has it that the backend is dead; and once.
+#[tokio::test(start_paused = true)]
+async fn the_clients_of_a_dead_backend_are_told_at_once() {
+    let mut lab = Lab::start(4);
+    all_healthy(&mut lab).await;
+    for state in [Suspect, Dead] {
+        lab.check(1, CheckResult::Refused, Some(state)).await;
+        lab.until(|s| s.services[0].backends[1].health == state.name() && !s.dataplane.pending).await;
+        let decided = Instant::now();
+        let due = if state == Dead { 1 } else { 0 };
+        while lab.kernel.lock().resets.len() < due {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(decided.elapsed() < Duration::from_millis(100), "{:?}", decided.elapsed());
+        assert_eq!(metric(&lab, "lb_resets_sent_total"), f64::from(u8::try_from(due).unwrap()));
+    }
+    assert_eq!(lab.kernel.lock().closed, [[1, 2, 3, 4]]);
+    // Whoever is dead is told of once, as long as nothing of it is left.
+    lab.check(0, CheckResult::Timeout, Some(Suspect)).await;
+    lab.until(|s| s.services[0].backends[0].health == "suspect" && !s.dataplane.pending).await;
+    assert_eq!(lab.kernel.lock().closed.len(), 1);
+
+    lab.kernel.lock().no_resets = true;
+    lab.check(2, CheckResult::Refused, Some(Dead)).await;
+    while metric(&lab, "lb_dataplane_errors_total{operation=\"reset\"}") < 1.0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let s = lab.until(|s| !s.dataplane.pending).await;
+    assert_eq!(s.services[0].backends[2].health, "dead");
+    assert_eq!(lab.kernel.lock().resets.len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_start_that_fails_leaves_nothing_attached() {
     let kernel = SharedKernel::default();

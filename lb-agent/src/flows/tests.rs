@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use lb_common::backend::{BACKEND_LIVE, Backend};
+use lb_common::backend::{BACKEND_DEAD, BACKEND_LIVE};
 
 use super::*;
 
@@ -28,7 +28,12 @@ fn tables(idle_ticks: u32) -> Tables {
     let backend = Backend { generation: 1, flags: BACKEND_LIVE, ..Backend::EMPTY };
     Tables {
         node: Node { idle_ticks, rest_ticks: 10, ..Node::EMPTY },
-        backends: [(1, backend), (2, Backend { flags: 0, ..backend })].into(),
+        backends: [
+            (1, backend),
+            (2, Backend { flags: 0, ..backend }),
+            (3, Backend { flags: BACKEND_LIVE | BACKEND_DEAD, ..backend }),
+        ]
+        .into(),
         ..Tables::default()
     }
 }
@@ -83,6 +88,8 @@ fn over_are_orphans_and_the_silent_that_wait_for_nothing() {
         ("older generation", established(1, 0), 1000, true),
         ("backend taken away", established(2, 1), 1000, true),
         ("unknown backend", established(9, 1), 1000, true),
+        ("dead backend", established(3, 1), 1000, true),
+        ("a SYN to a dead backend", slot(State::Syn, 3, 1), 1000, true),
         ("waits for a backend that is gone", gone_and_waiting, 1000, true),
         ("no handshake takes so long", slot(State::Answered, 1, 1), 1000, true),
         ("closed already", Slot { ..slot(State::Closed, 9, 1) }, 0, false),

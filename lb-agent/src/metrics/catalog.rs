@@ -87,7 +87,8 @@ families! {
     PACKETS = "lb_packets_total" Counter ["reason"] "Packets by what became of them: `forwarded`, or the reason why not.";
     SLOTS = "lb_flow_table_slots" Gauge ["state"] "Slots of the flow table by state.";
     CAPACITY = "lb_flow_table_capacity" Gauge [] "Slots of the flow table.";
-    EXPIRED = "lb_flow_table_expired_total" Counter [] "Flows that the expiry sweep closed: idle for too long, or their backend is gone.";
+    EXPIRED = "lb_flow_table_expired_total" Counter [] "Flows that the sweep closed: idle for too long, or their backend is dead or gone.";
+    RESETS_SENT = "lb_resets_sent_total" Counter [] "Resets that the agent sent to clients of lost connections, which wait and send nothing that could be answered.";
 
     RING_REBUILD = "lb_ring_rebuild_seconds" Histogram [] "Time from a decision (health, next hop) to the change being in the kernel.";
     RING_MOVED = "lb_ring_moved_slots" Gauge ["service"] "Ring slots that the last change of the service's ring gave to another backend.";

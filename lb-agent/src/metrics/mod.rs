@@ -56,13 +56,15 @@ pub enum Operation {
     Apply,
     /// Asking for the expiry of flows.
     Expire,
+    /// Telling clients that their connection is lost.
+    Reset,
     /// Reading counters.
     Counters,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Self; 4] = [Self::Read, Self::Apply, Self::Expire, Self::Counters];
+    pub const ALL: [Self; 5] = [Self::Read, Self::Apply, Self::Expire, Self::Reset, Self::Counters];
 
     /// Value of the label.
     #[must_use]
@@ -71,6 +73,7 @@ impl Operation {
             Self::Read => "read",
             Self::Apply => "apply",
             Self::Expire => "expire",
+            Self::Reset => "reset",
             Self::Counters => "counters",
         }
     }
@@ -122,6 +125,7 @@ pub struct Metrics {
     errors: IntCounterVec,
     drift: IntCounter,
     expired: IntCounter,
+    resets_sent: IntCounter,
     drains: IntCounterVec,
 }
 
@@ -149,12 +153,13 @@ impl Metrics {
             errors,
             drift: IntCounter::with_opts(opts(&cat::DRIFT))?,
             expired: IntCounter::with_opts(opts(&cat::EXPIRED))?,
+            resets_sent: IntCounter::with_opts(opts(&cat::RESETS_SENT))?,
             drains: IntCounterVec::new(opts(&cat::DRAINS), cat::DRAINS.labels)?,
         };
         for result in DrainResult::ALL {
             metrics.drains.with_label_values(&[result.name()]);
         }
-        let collectors: [Box<dyn Collector>; 10] = [
+        let collectors: [Box<dyn Collector>; 11] = [
             Box::new(Shared(metrics.kernel.clone())),
             Box::new(ControlCollector::new(status)?),
             Box::new(metrics.checks.clone()),
@@ -164,6 +169,7 @@ impl Metrics {
             Box::new(metrics.errors.clone()),
             Box::new(metrics.drift.clone()),
             Box::new(metrics.expired.clone()),
+            Box::new(metrics.resets_sent.clone()),
             Box::new(metrics.drains.clone()),
         ];
         for c in collectors {
@@ -254,6 +260,11 @@ impl Metrics {
     /// The expiry sweep closed flows.
     pub fn expired(&self, flows: u64) {
         self.expired.inc_by(flows);
+    }
+
+    /// Clients of lost connections were told.
+    pub fn resets_sent(&self, clients: u64) {
+        self.resets_sent.inc_by(clients);
     }
 }
 

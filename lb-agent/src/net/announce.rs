@@ -10,12 +10,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
 use crate::net::NetError;
 use crate::net::frames;
 use crate::net::links::{Link, Links};
 use crate::net::netlink::Netlink;
+use crate::net::raw::RawSocket;
 
 /// `MAX_NEIGHBOR_ADVERTISEMENT` of RFC 4861 §10; RFC 5227 asks for at least two.
 const ROUNDS: u32 = 3;
@@ -32,12 +32,10 @@ pub async fn announce(vips: &[IpAddr], interfaces: &[String]) -> Result<(), NetE
     let netlink = Netlink::connect()?;
     let (links, addresses) = (netlink.links().await?, netlink.addresses().await?);
     drop(netlink);
-    let socket = Socket::new(Domain::PACKET, Type::RAW, None)
-        .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
-        .map_err(|source| NetError::Io {
-            what: "open a packet socket to announce VIPs".to_owned(),
-            source,
-        })?;
+    let socket = RawSocket::open().map_err(|source| NetError::Io {
+        what: "open a packet socket to announce VIPs".to_owned(),
+        source,
+    })?;
     for round in 0..ROUNDS {
         if round > 0 {
             tokio::time::sleep(PAUSE).await;
@@ -99,26 +97,8 @@ fn port_below<'a>(link: &'a Link, interfaces: &[String], links: &'a Links) -> Op
     Some(link)
 }
 
-fn send(socket: &Socket, vip: IpAddr, egress: &Egress) -> io::Result<()> {
-    let address = link_address(egress.ifindex)?;
-    for frame in frames::announcement(vip, egress.mac) {
-        socket.send_to(&frame, &address)?;
-    }
-    Ok(())
-}
-
-/// Frames bring their own Ethernet header, so the index is all that counts (packet(7)).
-fn link_address(ifindex: u32) -> io::Result<SockAddr> {
-    let family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
-    let length = u32::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
-    let mut storage = SockAddrStorage::zeroed();
-    // SAFETY: `sockaddr_ll` is an address type of this platform, all its fields are integers, and it is smaller
-    // than the storage.
-    let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
-    address.sll_family = family;
-    address.sll_ifindex = i32::try_from(ifindex).map_err(io::Error::other)?;
-    // SAFETY: the storage holds a `sockaddr_ll`, as its family says, of that length.
-    Ok(unsafe { SockAddr::new(storage, length) })
+fn send(socket: &RawSocket, vip: IpAddr, egress: &Egress) -> io::Result<()> {
+    frames::announcement(vip, egress.mac).iter().try_for_each(|frame| socket.send(egress.ifindex, frame))
 }
 
 #[cfg(test)]

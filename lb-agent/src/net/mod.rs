@@ -1,7 +1,7 @@
 //! The node's network as the data path needs it: interfaces, next hops, announcements.
 //!
 //! Read by netlink. What the kernel says becomes plain values ([`links`], [`resolve::Facts`]); deciding on
-//! them is pure ([`resolve`], [`warm`], [`frames`]); [`hops`] and [`announce`] do the I/O.
+//! them is pure ([`resolve`], [`warm`], [`frames`], [`reset`]); [`hops`], [`announce`] and [`raw`] do the I/O.
 
 pub mod announce;
 mod decode;
@@ -10,6 +10,8 @@ pub mod hops;
 pub mod links;
 mod netdev;
 mod netlink;
+pub mod raw;
+pub mod reset;
 pub mod resolve;
 pub mod sysctl;
 pub mod warm;

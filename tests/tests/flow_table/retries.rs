@@ -6,7 +6,7 @@ use lb_agent::model::HealthState;
 use lb_common::flow::State;
 use lb_common::reason::Reason;
 use lb_common::tcp::{ACK, SYN};
-use lb_tests::packet::world::{BACKENDS, Endpoint, Family, VIP};
+use lb_tests::packet::world::{BACKENDS, Family, VIP};
 use lb_tests::packet::{Packet, tcp, verify};
 use lb_tests::require_data_path;
 
@@ -147,14 +147,6 @@ fn silence_is_counted_without_retries() {
     assert_eq!(table.load(conn.backend, Family::V4).failures, 1);
 }
 
-fn kill(table: &mut Table, backend: Endpoint) {
-    let address = backend.socket(Family::V4);
-    table.lb.change(|world| {
-        let its = world.health.iter_mut().filter(|(key, _)| key.address == address);
-        its.for_each(|(_, state)| *state = HealthState::Dead);
-    });
-}
-
 /// A dead backend's flow ends once, however often its client asks.
 #[test]
 fn a_dead_backends_flow_leaves_the_books_once() {
@@ -162,7 +154,7 @@ fn a_dead_backends_flow_leaves_the_books_once() {
     let mut table = Table::new(64);
     let conn = table.establish(client(0));
     table.send(&conn, conn.of_client().payload(b"request"));
-    kill(&mut table, conn.backend);
+    table.declare(conn.backend, HealthState::Dead);
     assert_eq!(table.load(conn.backend, Family::V4).waiting, 1);
     for _ in 0..3 {
         assert!(table.refuses(&conn, Reason::BackendDead));
@@ -180,7 +172,7 @@ fn an_embryonic_flow_of_a_dead_backend_begins_anew() {
     require_data_path!("an_embryonic_flow_of_a_dead_backend_begins_anew");
     let mut table = with_retries(0);
     let conn = table.syn(client(0)).unwrap();
-    kill(&mut table, conn.backend);
+    table.declare(conn.backend, HealthState::Dead);
     let again = moved(&table, &conn, &syn(&conn));
     assert_eq!(table.load(conn.backend, Family::V4).flows, 0);
     assert_eq!(table.load(again.backend, Family::V4).flows, 1);

@@ -86,6 +86,15 @@ impl Table {
         });
     }
 
+    /// What the checks say of a backend.
+    pub(crate) fn declare(&mut self, backend: Endpoint, state: HealthState) {
+        let addresses = Family::BOTH.map(|family| backend.socket(family));
+        self.lb.change(|world| {
+            let its = world.health.iter_mut().filter(|(key, _)| addresses.contains(&key.address));
+            its.for_each(|(_, now)| *now = state);
+        });
+    }
+
     /// Chooses the scheduler of all services.
     pub(crate) fn schedule(&mut self, scheduler: Scheduler) {
         self.lb.change(|world| world.services.iter_mut().for_each(|s| s.scheduler = scheduler));
@@ -261,9 +270,15 @@ impl Table {
     }
 
     /// Asks the data path to close what is over, among all slots.
-    pub(crate) fn expire_all(&self) -> u32 {
+    pub(crate) fn expire_all(&self) -> usize {
         let all: Vec<u32> = (0..self.lb.dataplane().flows().len()).collect();
-        self.lb.dataplane().expire(&all).unwrap_or_else(|e| panic!("{e}"))
+        self.expire(&all).len()
+    }
+
+    /// Asks the data path to close what is over among these slots. Gives what it closed, as it was before.
+    #[track_caller]
+    pub(crate) fn expire(&self, slots: &[u32]) -> Vec<Slot> {
+        self.lb.dataplane().closer().close(slots).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// Every backend's load is what a scan of the table finds.

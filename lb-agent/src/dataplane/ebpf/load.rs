@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use aya::maps::MapError;
-use aya::programs::ProgramError;
+use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::flow::{MAX_SLOTS, MIN_SLOTS, Slot, WAYS};
 use lb_common::node::MAX_SNAT_ADDRESSES;
 
 use super::counters::KernelCounters;
 use super::error::{because, causes, failure};
+use super::expire::Closer;
 use super::flows::FlowTable;
 use super::maps::{Maps, data};
 use super::{CLOCK, EXPIRE, EbpfDataplane, LB, clock};
@@ -64,10 +65,12 @@ impl EbpfDataplane {
             load_program(&mut ebpf, name)?;
         }
         let flows = Arc::new(FlowTable::map(&data(&ebpf, "FLOWS")?)?);
+        let closer = Closer::new(program(&ebpf, EXPIRE)?, Arc::clone(&flows))?;
         Ok(Self {
             maps: Maps::open(&ebpf)?,
             counters: Arc::new(KernelCounters::open(&ebpf, Arc::clone(&flows))?),
             flows,
+            closer: Arc::new(closer),
             rings: Mutex::default(),
             next_scan: Arc::default(),
             links: BTreeMap::new(),
@@ -118,8 +121,14 @@ pub(super) fn missing(program: &str) -> DataplaneError {
     because(format!("program {program}"), "the XDP object has no such program: build both from one source")
 }
 
+/// A program of the object.
+pub(super) fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Xdp, DataplaneError> {
+    let found = ebpf.program(name).map(TryInto::try_into);
+    found.ok_or_else(|| missing(name))?.map_err(|e| failure(format!("program {name}"), &e))
+}
+
 fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), DataplaneError> {
-    let program: &mut aya::programs::Xdp = ebpf
+    let program: &mut Xdp = ebpf
         .program_mut(name)
         .ok_or_else(|| missing(name))?
         .try_into()

@@ -34,6 +34,7 @@ mod trial;
 
 pub use clock::{Clock, exact_now};
 pub use counters::KernelCounters;
+pub use expire::Closer;
 pub use flows::FlowTable;
 pub use load::LoadOptions;
 pub use trial::Trial;
@@ -44,7 +45,7 @@ use maps::Maps;
 
 /// The program on the packet path.
 const LB: &str = "lb";
-/// The program that closes flows, see [`EbpfDataplane::expire`].
+/// The program that closes flows, see [`Closer`].
 const EXPIRE: &str = "expire";
 
 /// The program that tells the time, see [`EbpfDataplane::clock`].
@@ -64,6 +65,7 @@ pub struct EbpfDataplane {
     rings: Mutex<BTreeMap<RingKey, Arc<Ring>>>,
     counters: Arc<KernelCounters>,
     flows: Arc<FlowTable>,
+    closer: Arc<Closer>,
     /// Slot at which the next scan for flows that are over begins.
     next_scan: Arc<AtomicU32>,
 }
@@ -110,8 +112,7 @@ impl EbpfDataplane {
     }
 
     fn program(&self, name: &str) -> Result<&Xdp, DataplaneError> {
-        let found = self.ebpf.program(name).map(TryInto::try_into);
-        found.ok_or_else(|| load::missing(name))?.map_err(|e| failure(format!("program {name}"), &e))
+        load::program(&self.ebpf, name)
     }
 
     fn program_mut(&mut self, name: &str) -> Result<&mut Xdp, DataplaneError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{EbpfDataplane, expire};
-use crate::agent::program::{Attachment, Program, Scanner};
+use crate::agent::program::{Attachment, Closer, Program, Scanner};
 use crate::dataplane::{DataplaneError, Tables};
 use crate::model::PortFacts;
 
@@ -44,7 +44,8 @@ impl Program for EbpfDataplane {
         })
     }
 
-    fn close(&mut self, slots: &[u32]) -> Result<u64, DataplaneError> {
-        self.expire(slots).map(u64::from)
+    fn closer(&self) -> Closer {
+        let closer = EbpfDataplane::closer(self);
+        Arc::new(move |slots: &[u32]| closer.close(slots))
     }
 }
