@@ -146,6 +146,13 @@ impl Ctrl {
         self.0 & fin != 0
     }
 
+    /// Whether the handshake is complete and neither side has sent its FIN: what ends now is cut off.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_whole(self) -> bool {
+        matches!(self.state(), State::Established) && self.0 & (FIN_CLIENT | FIN_BACKEND) == 0
+    }
+
     /// Whether the client has sent a request that was not answered yet. Set only while the flow is open.
     #[inline(always)]
     #[must_use]
@@ -381,6 +388,17 @@ mod tests {
         }
         assert_eq!(Ctrl::new(State::Syn, 1, 2, 3).after(Backend, RST | ACK).state(), State::Closed);
         assert!(Ctrl::new(State::Established, 1, 2, 3).after(Backend, FIN | ACK).is_half_closed());
+    }
+
+    #[test]
+    fn a_flow_is_whole_between_the_handshake_and_the_first_fin() {
+        for state in State::ALL {
+            let whole = Ctrl::new(state, 1, 2, 3).is_whole();
+            assert_eq!(whole, state == State::Established, "{state:?}");
+        }
+        for side in [Side::Client, Side::Backend] {
+            assert!(!Ctrl::new(State::Established, 1, 2, 3).after(side, FIN | ACK).is_whole());
+        }
     }
 
     #[test]

@@ -23,7 +23,8 @@ map_value! {
         pub unanswered: u64,
         /// Flows that were moved to another backend because of either.
         pub moved: u64,
-        /// Established flows that it reset while they waited for an answer.
+        /// Flows that it cut off: an established one that it reset when neither side had closed its own. An answer was
+        /// under way, or was to come.
         pub resets: u64,
         /// Not a counter: when data last passed in either direction, in ticks of the data path's clock, all 64 bits of
         /// them: a CPU may have seen none for days. 0 for never.
@@ -62,10 +63,18 @@ map_value! {
         pub flows: u64,
         /// Flows that wait for an answer.
         pub waiting: u64,
-        /// SYNs in a row that it refused or did not answer; 0 again when it answers one.
+        /// SYNs in a row that it refused, in the lower half, and did not answer, in the upper half; all 0 again when it
+        /// answers one. See [`REFUSED`] and [`UNANSWERED`].
         pub failures: u64,
+        /// Only rises: flows that it cut off, as [`BackendStats::resets`], for those who cannot add up CPUs all the time.
+        pub resets: u64,
     }
 }
+
+/// One refused SYN in [`BackendLoad::failures`].
+pub const REFUSED: u64 = 1;
+/// One unanswered SYN in [`BackendLoad::failures`].
+pub const UNANSWERED: u64 = 1 << 32;
 
 map_value! {
     /// A token bucket, per CPU.
@@ -99,7 +108,19 @@ impl Tokens {
 
 impl BackendLoad {
     /// Nothing.
-    pub const ZERO: Self = Self { flows: 0, waiting: 0, failures: 0 };
+    pub const ZERO: Self = Self { flows: 0, waiting: 0, failures: 0, resets: 0 };
+
+    /// SYNs that it refused since it answered one.
+    #[must_use]
+    pub const fn refused(&self) -> u32 {
+        self.failures as u32
+    }
+
+    /// SYNs that it did not answer since it answered one.
+    #[must_use]
+    pub const fn unanswered(&self) -> u32 {
+        (self.failures >> 32) as u32
+    }
 }
 
 impl BackendStats {
@@ -217,6 +238,12 @@ mod tests {
             assert_eq!(a.plus(&b).data_seen, want);
             assert_eq!(b.plus(&a).data_seen, want);
         }
+    }
+
+    #[test]
+    fn failures_in_a_row_are_told_apart() {
+        let load = BackendLoad { failures: 3 * REFUSED + 5 * UNANSWERED, ..BackendLoad::ZERO };
+        assert_eq!((load.refused(), load.unanswered()), (3, 5));
     }
 
     #[test]

@@ -59,13 +59,24 @@ pub(crate) fn answered(ctrl: Ctrl) {
     }
 }
 
-/// A backend has refused a SYN, or not answered it.
+/// A backend has refused a SYN, or not answered it: `how` is `REFUSED` or `UNANSWERED`.
 #[inline(always)]
-pub(crate) fn failed(ctrl: Ctrl) {
+pub(crate) fn failed(ctrl: Ctrl, how: u64) {
     if is_current(ctrl)
         && let Some(load) = maps::LOAD.get_ptr_mut(u32::from(ctrl.backend()))
     {
         // SAFETY: as in `add_flows`.
-        unsafe { atomic::fetch_add(&raw mut (*load).failures, 1) };
+        unsafe { atomic::fetch_add(&raw mut (*load).failures, how) };
+    }
+}
+
+/// A backend has cut off a flow.
+#[inline(always)]
+pub(crate) fn cut_off(ctrl: Ctrl) {
+    if is_current(ctrl)
+        && let Some(load) = maps::LOAD.get_ptr_mut(u32::from(ctrl.backend()))
+    {
+        // SAFETY: as in `add_flows`.
+        unsafe { atomic::fetch_add(&raw mut (*load).resets, 1) };
     }
 }

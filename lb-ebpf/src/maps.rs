@@ -53,9 +53,10 @@ pub(crate) static CURSORS: Array<u64, { MAX_SERVICES as usize }> = Array::new();
 #[btf_map]
 pub(crate) static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
 
-/// Live load of each backend.
+/// Live load of each backend. The agent maps it into its memory, too: it looks at all of them several times a second.
 #[btf_map]
-pub(crate) static LOAD: Array<BackendLoad, { MAX_BACKENDS as usize }> = Array::new();
+pub(crate) static LOAD: Array<BackendLoad, { MAX_BACKENDS as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
 
 /// The flow table. The agent maps it into its memory and reads it without a system call.
 #[btf_map]

@@ -10,6 +10,7 @@ use lb_common::node::Node;
 use lb_common::offer::Offer;
 use lb_common::reason::Reason;
 use lb_common::service::Service;
+use lb_common::stats::{REFUSED, UNANSWERED};
 use lb_common::tcp::SYN;
 
 use crate::claim::deltas;
@@ -47,7 +48,7 @@ pub(crate) fn unanswered<F: Family>(packet: &Packet, position: Position) -> Resu
         return Ok(());
     }
     stats::unanswered(hit.ctrl.backend());
-    books::failed(hit.ctrl);
+    books::failed(hit.ctrl, UNANSWERED);
     // SAFETY: points into `FLOWS`. The time is of the client's side, and it is this packet's.
     unsafe { (*hit.slot).client_seen = clock::now() };
     let _ = move_on(node, &hit);
@@ -65,7 +66,7 @@ pub(crate) fn refused<F: Family>(packet: &mut Packet) -> Result<Option<Action>, 
         return Err(Reason::TableFull);
     }
     stats::refused(hit.ctrl.backend());
-    books::failed(hit.ctrl);
+    books::failed(hit.ctrl, REFUSED);
     let Some((offer, (_, backend))) = move_on(node, &hit) else { return Ok(None) };
     let snat = maps::SNAT.get(hit.position.block()).ok_or(Reason::Internal)?;
     // SAFETY: points into `FLOWS`.

@@ -92,7 +92,7 @@ pub(crate) fn moved(id: u16) {
     backend(id, |b| b.moved += 1);
 }
 
-/// Counts a flow that the backend reset while it waited.
+/// Counts a flow that the backend cut off.
 #[inline(always)]
 pub(crate) fn reset(id: u16) {
     backend(id, |b| b.resets += 1);

@@ -176,8 +176,9 @@ fn settle(node: &Node, side: Side, segment: &Segment, hit: &Hit, ctrl: Ctrl, nex
         books::answered(ctrl);
     }
     if !next.is_open() {
-        if matches!(side, Side::Backend) && ctrl.is_waiting() && segment.flags & RST != 0 {
+        if matches!(side, Side::Backend) && segment.flags & RST != 0 && ctrl.is_whole() {
             stats::reset(ctrl.backend());
+            books::cut_off(ctrl);
         }
         retire(ctrl);
         mark(node, hit, |byte| byte & !TAG_PROTECTED);

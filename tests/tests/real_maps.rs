@@ -190,7 +190,7 @@ fn counters_are_added_up_and_new_owners_start_at_zero() {
         maps.set_per_cpu("REASON_STATS", 4, 10u64);
         maps.set_per_cpu("BACKEND_STATS", 3, BackendStats { new_flows: 5, ..BackendStats::ZERO });
         maps.set_per_cpu("SERVICE_STATS", 2, ServiceStats { table_full: 6, ..ServiceStats::ZERO });
-        let (busy, none) = (BackendLoad { flows: 7, waiting: 1, failures: 2 }, BackendLoad::ZERO);
+        let (busy, none) = (BackendLoad { flows: 7, waiting: 1, failures: 2, resets: 3 }, BackendLoad::ZERO);
         maps.set("LOAD", 3, busy);
         maps.set("CURSORS", 2, 99u64);
         let cpus = aya::util::nr_cpus().unwrap() as u64;
@@ -263,7 +263,7 @@ fn flows_are_seen_and_those_that_are_over_are_closed() {
         for index in 500..700 {
             maps.set("FLOWS", index, flow(now, State::Established, 1, 0));
         }
-        maps.set("LOAD", 3, BackendLoad { flows: 206, waiting: 2, failures: 0 });
+        maps.set("LOAD", 3, BackendLoad { flows: 206, waiting: 2, ..BackendLoad::ZERO });
 
         let table = kernel.flows();
         assert_eq!((table.len(), table.slot(1024)), (1024, None));

@@ -66,7 +66,7 @@ impl Counters for FakeCounters {
     }
 
     fn load(&self, id: u16) -> Result<BackendLoad, DataplaneError> {
-        let usual = BackendLoad { flows: u64::from(id) * 10, waiting: u64::from(id), failures: 0 };
+        let usual = BackendLoad { flows: u64::from(id) * 10, waiting: u64::from(id), ..BackendLoad::ZERO };
         self.get(|v| v.loads.get(&id).copied().unwrap_or(usual))
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use lb_agent::model::HealthState;
 use lb_common::flow::State;
 use lb_common::reason::Reason;
+use lb_common::stats::{REFUSED, UNANSWERED};
 use lb_common::tcp::{ACK, SYN};
 use lb_tests::packet::world::{BACKENDS, Family, VIP};
 use lb_tests::packet::{Packet, tcp, verify};
@@ -54,7 +55,7 @@ fn refusals_are_counted_where_they_happened() {
         for (conn, was_moved) in [(first, 1), (second, 1), (third, 0)] {
             let (stats, load) = (table.backend(conn.backend, family), table.load(conn.backend, family));
             assert_eq!((stats.new_flows, stats.refused, stats.moved), (1, 1, was_moved), "{conn:?}");
-            assert_eq!((stats.unanswered, load.flows, load.failures), (0, 0, 1), "{conn:?}");
+            assert_eq!((stats.unanswered, load.flows, load.failures), (0, 0, REFUSED), "{conn:?}");
         }
         assert_eq!(table.service(family).new_flows, 1, "one flow, wherever it went");
     }
@@ -71,7 +72,7 @@ fn an_answer_ends_a_row_of_failures() {
     for n in 0..3 {
         let conn = table.syn(client(n)).unwrap();
         table.reply(&conn, refusal(&conn));
-        assert_eq!(table.load(BACKENDS[0], Family::V4).failures, u64::from(n) + 1);
+        assert_eq!(table.load(BACKENDS[0], Family::V4).refused(), u32::from(n) + 1);
     }
     table.establish(client(9));
     assert_eq!(table.load(BACKENDS[0], Family::V4).failures, 0);
@@ -120,7 +121,7 @@ fn an_unanswered_syn_is_sent_to_another_backend() {
         assert!(first.backend != third.backend, "never the same twice");
         let (stats, load) =
             (table.backend(first.backend, first.family), table.load(first.backend, first.family));
-        assert_eq!((stats.unanswered, stats.moved, stats.refused, load.failures), (1, 1, 0, 1));
+        assert_eq!((stats.unanswered, stats.moved, stats.refused, load.failures), (1, 1, 0, UNANSWERED));
     }
     table.wait(PATIENCE);
     for conn in &conns {
@@ -144,7 +145,7 @@ fn silence_is_counted_without_retries() {
     table.send(&conn, syn(&conn));
     let stats = table.backend(conn.backend, Family::V4);
     assert_eq!((stats.unanswered, stats.moved), (1, 0));
-    assert_eq!(table.load(conn.backend, Family::V4).failures, 1);
+    assert_eq!(table.load(conn.backend, Family::V4).failures, UNANSWERED);
 }
 
 /// A dead backend's flow ends once, however often its client asks.

@@ -70,6 +70,49 @@ fn half_closed_flows_wait() {
     assert!(!table.ctrl(&conn).is_open());
 }
 
+/// A reset by the backend cuts something off unless one side had closed before. The client's own resets are its business.
+#[test]
+fn what_a_backend_cuts_off_is_counted() {
+    require_data_path!("what_a_backend_cuts_off_is_counted");
+    let table = Table::new(64);
+    let [asks, answers, closes] = [0, 1, 2];
+    for (n, (about, steps, by_backend, counts)) in (0..).zip([
+        ("before the answer", &[asks][..], true, true),
+        ("in the middle of it", &[asks, answers], true, true),
+        ("between two requests", &[], true, true),
+        ("after its own FIN", &[asks, answers, closes], true, false),
+        ("while the client waits", &[asks], false, false),
+    ]) {
+        let conn = table.establish(client(n));
+        for step in steps {
+            match *step {
+                0 => table.send(&conn, conn.of_client().payload(b"GET")),
+                1 => table.reply(&conn, conn.of_backend().payload(b"200")),
+                _ => table.reply(&conn, conn.of_backend().seq(BACKEND + 3).fin()),
+            }
+        }
+        let resets = || {
+            let (stats, load) =
+                (table.backend(conn.backend, Family::V4), table.load(conn.backend, Family::V4));
+            assert_eq!(stats.resets, load.resets);
+            load.resets
+        };
+        let before = resets();
+        match by_backend {
+            true => table.reply(&conn, conn.of_backend().seq(BACKEND + 3).rst()),
+            false => table.send(&conn, conn.of_client().rst()),
+        }
+        assert!(!table.ctrl(&conn).is_open());
+        assert_eq!(resets() - before, u64::from(counts), "{about}");
+    }
+    let gone = table.establish(client(99));
+    table.send(&gone, gone.of_client().payload(b"GET").fin());
+    let before = table.load(gone.backend, Family::V4).resets;
+    table.reply(&gone, gone.of_backend().seq(BACKEND).rst());
+    assert_eq!(table.load(gone.backend, Family::V4).resets, before, "after the client's FIN");
+    table.check_books();
+}
+
 /// Where sequence numbers begin anew nothing else does.
 #[test]
 fn sequence_numbers_wrap() {

@@ -27,7 +27,7 @@ fn undrain(service: String, backend: String) -> Change {
 /// What the data path says of a backend from now on.
 fn counts(lab: &Lab, id: u16, waiting: u64, data_seen: u64) {
     lab.counters.set(|v| {
-        v.loads.insert(id, BackendLoad { flows: 3, waiting, failures: 0 });
+        v.loads.insert(id, BackendLoad { flows: 3, waiting, ..BackendLoad::ZERO });
         v.backends.insert(id, BackendStats { data_seen, ..BackendStats::ZERO });
     });
 }

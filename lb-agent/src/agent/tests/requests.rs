@@ -107,7 +107,7 @@ async fn a_drain_over_the_socket_from_its_beginning_to_its_end() {
         ..Slot::EMPTY
     };
     server.lab.counters.set(|v| {
-        v.loads.insert(1, BackendLoad { flows: 2, waiting: 1, failures: 0 });
+        v.loads.insert(1, BackendLoad { flows: 2, waiting: 1, ..BackendLoad::ZERO });
         (v.now, v.slots) = (1_000_000, vec![slot(1_000_000 - 30_518, true), slot(0, false)]);
     });
     let (status, before) = server.ask(Method::GET, FIRST).await;
@@ -133,7 +133,7 @@ async fn a_drain_over_the_socket_from_its_beginning_to_its_end() {
 
     // An answer is news at once, whatever the last scan has found.
     server.lab.counters.set(|v| {
-        v.loads.insert(1, BackendLoad { flows: 2, waiting: 0, failures: 0 });
+        v.loads.insert(1, BackendLoad { flows: 2, waiting: 0, ..BackendLoad::ZERO });
     });
     assert_eq!(server.ask(Method::GET, FIRST).await.1["drain"]["oldest_wait_ms"], Value::Null);
 

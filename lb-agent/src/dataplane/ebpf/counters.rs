@@ -2,25 +2,30 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use aya::maps::{Array, MapData, PerCpuArray};
+use aya::maps::{MapData, PerCpuArray};
 use aya::{Ebpf, Pod};
 use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
 
 use super::clock::exact_now;
-use super::error::failure;
+use super::error::{because, failure};
 use super::flows::FlowTable;
-use super::maps::open;
+use super::maps::{data, open};
+use super::view::View;
 use crate::dataplane::DataplaneError;
 use crate::dataplane::counters::{Counters, ReasonCounts, SlotCensus};
 use crate::flows::FlowSummary;
+
+/// 64-bit words of a backend's load.
+const LOAD_WORDS: usize = size_of::<BackendLoad>() / size_of::<u64>();
 
 /// Handles of the maps that count. They outlive the data plane, and then stand still.
 pub struct KernelCounters {
     reasons: PerCpuArray<MapData, u64>,
     services: PerCpuArray<MapData, ServiceStats>,
     backends: PerCpuArray<MapData, BackendStats>,
-    load: Array<MapData, BackendLoad>,
+    load: View<LOAD_WORDS>,
     flows: Arc<FlowTable>,
 }
 
@@ -30,7 +35,7 @@ impl KernelCounters {
             reasons: open(ebpf, "REASON_STATS")?,
             services: open(ebpf, "SERVICE_STATS")?,
             backends: open(ebpf, "BACKEND_STATS")?,
-            load: open(ebpf, "LOAD")?,
+            load: View::map(&data(ebpf, "LOAD")?, "LOAD")?,
             flows,
         })
     }
@@ -60,7 +65,13 @@ impl Counters for KernelCounters {
     }
 
     fn load(&self, id: u16) -> Result<BackendLoad, DataplaneError> {
-        self.load.get(&u32::from(id), 0).map_err(|e| failure(format!("map LOAD, index {id}: read"), &e))
+        let index = u32::from(id);
+        if index >= self.load.len() {
+            return Err(because(format!("map LOAD, index {id}: read"), "it has no such entry"));
+        }
+        let [flows, waiting, failures, resets] =
+            self.load.value(index).each_ref().map(|word| word.load(Ordering::Relaxed));
+        Ok(BackendLoad { flows, waiting, failures, resets })
     }
 
     fn census(&self) -> Result<SlotCensus, DataplaneError> {

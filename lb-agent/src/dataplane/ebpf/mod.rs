@@ -31,6 +31,7 @@ mod rings;
 mod sys;
 mod tables;
 mod trial;
+mod view;
 
 pub use clock::{Clock, exact_now};
 pub use counters::KernelCounters;
