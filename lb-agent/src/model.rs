@@ -7,6 +7,10 @@ use std::time::Duration;
 use lb_common::service::{MAX_RETRIES, SPILL_ONE, ServiceKey};
 use lb_common::vlan::VlanTags;
 
+mod passive;
+
+pub use passive::PassiveSpec;
+
 /// How a packet reaches its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forwarding {
@@ -148,6 +152,8 @@ pub struct HealthSpec {
     pub grace: Duration,
     /// How long connecting must time out before a suspect backend is dead.
     pub dead_after: Duration,
+    /// What counts against a backend besides checks.
+    pub passive: PassiveSpec,
 }
 
 /// `drain_idle` and `drain_deadline` of a service, or what was asked for.

@@ -9,8 +9,8 @@ use tracing::{debug, info, warn};
 
 use crate::admin::Published;
 use crate::dataplane::{Counters, DataplaneError};
-use crate::health::CheckObservation;
 use crate::health::fsm::CheckResult;
+use crate::health::{CheckObservation, PassiveHealth};
 use crate::metrics::{Metrics, Operation};
 use crate::model::PortFacts;
 use crate::net::hops::Hops;
@@ -22,9 +22,11 @@ use super::sweep::Sender;
 use super::world::World;
 use super::writer::{WriteError, Writer};
 use lost::Lost;
+use signals::Signals;
 
 pub mod drains;
 mod lost;
+pub mod signals;
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,18 @@ pub enum StartError {
         /// What the kernel said.
         source: DataplaneError,
     },
+}
+
+/// What the agent works with, besides the data path's program.
+pub struct Tools {
+    /// Counts what the agent does.
+    pub metrics: Arc<Metrics>,
+    /// What the data path counts.
+    pub counters: Arc<dyn Counters>,
+    /// Where what is seen of backends counts against them.
+    pub passive: PassiveHealth,
+    /// Sends frames of the agent's own.
+    pub send: Sender,
 }
 
 /// The agent's state and what it does about events. After a batch of events, [`Core::flush`] publishes the outcome.
@@ -58,6 +72,8 @@ pub struct Core<P> {
     /// Sends the RSTs that [`Core::sweep`] calls for.
     send: Sender,
     lost: Lost,
+    passive: PassiveHealth,
+    signals: Signals,
     changed: bool,
     publish: watch::Sender<Published>,
 }
@@ -70,14 +86,17 @@ impl<P: Program> Core<P> {
     pub fn new(
         world: World,
         program: P,
-        metrics: Arc<Metrics>,
-        counters: Arc<dyn Counters>,
+        tools: Tools,
         origin: Origin,
         publish: watch::Sender<Published>,
-        send: Sender,
     ) -> Result<Self, WriteError> {
+        let Tools { metrics, counters, passive, send } = tools;
         let writer = Writer::new(program, metrics.clone())?;
         let (attached, last_error) = (Attached::new(), None);
+        let signals = Signals::new(&world, Instant::now());
+        for service in world.services() {
+            metrics.begin_signals(&service.name);
+        }
         Ok(Self {
             world,
             writer,
@@ -91,6 +110,8 @@ impl<P: Program> Core<P> {
             drains_due: None,
             send,
             lost: Lost::default(),
+            passive,
+            signals,
             changed: true,
             publish,
         })

@@ -12,7 +12,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_unti
 
 use crate::admin::Heartbeat;
 use crate::admin::command::Command;
+use crate::flows::FlowSummary;
 use crate::health::CheckObservation;
+use crate::health::passive::WAITING_LOOK;
 use crate::net::hops::Hops;
 
 use super::core::Core;
@@ -52,8 +54,10 @@ pub async fn drive<P: Program, S>(
     let mut observed = Vec::with_capacity(BATCH);
     let mut checked = true;
     let mut sweeping: Option<JoinHandle<Swept>> = None;
+    let mut waiting = every(WAITING_LOOK);
+    let mut search: Option<JoinHandle<Option<FlowSummary>>> = None;
     loop {
-        let (due, drains_due) = (core.due(), core.drains_due());
+        let (due, drains_due, signals_due) = (core.due(), core.drains_due(), core.signals_due());
         // In this order: a flood of checks must not keep a decision from the kernel, nor a signal from being heard.
         tokio::select! {
             biased;
@@ -68,6 +72,7 @@ pub async fn drive<P: Program, S>(
             }
             command = asked(&mut events.commands) => core.command(command),
             () = at(drains_due) => core.observe_drains(),
+            () = at(signals_due) => core.observe_signals(),
             n = events.checks.recv_many(&mut observed, BATCH), if checked => {
                 // 0 only when the checker is gone.
                 checked = n > 0;
@@ -77,6 +82,10 @@ pub async fn drive<P: Program, S>(
             }
             swept = ended(&mut sweeping) => core.swept(swept),
             _ = sweep.tick(), if sweeping.is_none() => sweeping = Some(spawn_blocking(core.sweep())),
+            summary = ended(&mut search) => core.observe_waiting(summary),
+            _ = waiting.tick(), if search.is_none() && core.watches_waiting() => {
+                search = Some(spawn_blocking(core.search()));
+            }
             _ = resync.tick() => core.resync(),
             _ = beat.tick() => core.beat(),
         }
@@ -98,12 +107,12 @@ async fn at(when: Option<Instant>) {
     }
 }
 
-/// The result of a sweep, once. A sweep that panicked has done nothing; its message is in the log.
-async fn ended(sweeping: &mut Option<JoinHandle<Swept>>) -> Swept {
-    let Some(task) = sweeping else { return pending().await };
-    let swept = task.await.unwrap_or_default();
-    *sweeping = None;
-    swept
+/// The result of a task, once. One that panicked has found and done nothing; its message is in the log.
+async fn ended<T: Default>(task: &mut Option<JoinHandle<T>>) -> T {
+    let Some(running) = task else { return pending().await };
+    let result = running.await.unwrap_or_default();
+    *task = None;
+    result
 }
 
 /// When nobody is left who could ask, nobody asks.

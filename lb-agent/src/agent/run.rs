@@ -29,7 +29,7 @@ use crate::net::announce::announce;
 use crate::net::hops::{HopWatcher, Hops};
 use crate::net::raw::RawSocket;
 
-use super::core::Core;
+use super::core::{Core, Tools};
 use super::driver::{Events, drive};
 use super::program::Program;
 use super::report::{Origin, starting};
@@ -102,7 +102,8 @@ pub async fn balance<P: Program>(
 
     let (mut checker, checks) = Checker::new();
     checker.set_targets(&config.services)?;
-    let mut core = Core::new(world, program, metrics, counters.clone(), origin, publish, sender()?)?;
+    let tools = Tools { metrics, counters: counters.clone(), passive: checker.passive(), send: sender()? };
+    let mut core = Core::new(world, program, tools, origin, publish)?;
     core.start()?;
     let _announcer = announcer(config);
     info!(admin = %config.agent.admin, services = config.services.len(), "running");

@@ -1,7 +1,7 @@
 //! An agent on a data path in memory.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use lb_common::backend::Backend;
 use lb_common::flow::{Ctrl, Slot, State};
 
-use super::core::Core;
+use super::core::{Core, Tools};
 use super::driver::{Events, drive};
 use super::program::{Attachment, Closer, Program, Scanner};
 use super::report::{Origin, starting};
@@ -22,13 +22,14 @@ use crate::admin::command::{Change, Command, Refusal, ask};
 use crate::admin::{Heartbeat, Published};
 use crate::dataplane::fake::Fake;
 use crate::dataplane::{Dataplane, DataplaneError, Op, Tables};
-use crate::health::CheckObservation;
 use crate::health::fsm::{CheckResult, Transition, Why};
+use crate::health::probe::Checked;
+use crate::health::{CheckObservation, Checker, PassiveHealth};
 use crate::metrics::Metrics;
 use crate::metrics::testing::FakeCounters;
 use crate::model::{
-    BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, Policy, PortFacts,
-    ProbeKind, Scheduler, ServiceSpec,
+    BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PassiveSpec, Policy,
+    PortFacts, ProbeKind, Scheduler, ServiceSpec,
 };
 use crate::net::hops::Hops;
 use crate::net::links::{Port, PortError};
@@ -160,6 +161,7 @@ pub(super) fn service(backends: u8) -> ServiceSpec {
             fall: 3,
             grace: Duration::from_secs(60),
             dead_after: Duration::from_secs(30),
+            passive: PassiveSpec::default(),
         },
         drain: DrainSpec::default(),
         backends: (1..=backends).map(backend).collect(),
@@ -208,6 +210,7 @@ pub(super) struct Lab {
     pub(super) counters: Arc<FakeCounters>,
     pub(super) commands: mpsc::Sender<Command>,
     checks: mpsc::Sender<CheckObservation>,
+    _checker: Checker,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Core<SharedKernel>>,
 }
@@ -224,10 +227,18 @@ fn sender(kernel: SharedKernel) -> Sender {
     })
 }
 
-/// A core that has not started.
+/// A core that has not started, of a service whose backends nobody checks.
 pub(super) fn core(
     kernel: SharedKernel,
     backends: u8,
+) -> (Core<SharedKernel>, Arc<Metrics>, Arc<FakeCounters>, watch::Receiver<Published>) {
+    core_of(kernel, service(backends), Checker::new().0.passive())
+}
+
+fn core_of(
+    kernel: SharedKernel,
+    service: ServiceSpec,
+    passive: PassiveHealth,
 ) -> (Core<SharedKernel>, Arc<Metrics>, Arc<FakeCounters>, watch::Receiver<Published>) {
     let origin = Origin::now("lb.toml".into());
     let (publish, published) = watch::channel(starting(&origin));
@@ -235,20 +246,50 @@ pub(super) fn core(
     let counters = Arc::new(FakeCounters::default());
     let metrics =
         Arc::new(Metrics::new(Box::new(move || source.borrow().status.clone()), counters.clone()).unwrap());
-    let mut world = World::new(node(), vec![service(backends)], Instant::now());
-    world.set_hops(&hops(Some(2), &service(backends)));
+    let hops = hops(Some(2), &service);
+    let mut world = World::new(node(), vec![service], Instant::now());
+    world.set_hops(&hops);
     let send = sender(kernel.clone());
-    let core = Core::new(world, kernel, metrics.clone(), counters.clone(), origin, publish, send).unwrap();
+    let tools = Tools { metrics: metrics.clone(), counters: counters.clone(), passive, send };
+    let core = Core::new(world, kernel, tools, origin, publish).unwrap();
     (core, metrics, counters, published)
 }
 
 impl Lab {
+    /// Checks end when the test says so, see [`Lab::check`].
     pub(super) fn start(backends: u8) -> Self {
-        let kernel = SharedKernel::default();
-        let (mut core, metrics, counters, published) = core(kernel.clone(), backends);
-        core.start().unwrap();
         let (checks, checks_in) = mpsc::channel(64);
-        let (hops, hops_in) = watch::channel(Arc::new(hops(Some(2), &service(backends))));
+        Self::run(service(backends), Checker::new().0, checks, checks_in)
+    }
+
+    /// Backends are checked, and every check ends in a millisecond as `result` says.
+    pub(super) fn checked(
+        service: ServiceSpec,
+        result: impl Fn(SocketAddr) -> CheckResult + Send + Sync + 'static,
+    ) -> Self {
+        let (mut checker, checks_in) = Checker::with_check(Arc::new(move |probe| {
+            let result = result(probe.address());
+            Box::pin(async move {
+                let duration = Duration::from_millis(1);
+                tokio::time::sleep(duration).await;
+                Checked { result, duration }
+            })
+        }));
+        checker.set_targets(std::slice::from_ref(&service)).unwrap();
+        Self::run(service, checker, mpsc::channel(1).0, checks_in)
+    }
+
+    fn run(
+        service: ServiceSpec,
+        checker: Checker,
+        checks: mpsc::Sender<CheckObservation>,
+        checks_in: mpsc::Receiver<CheckObservation>,
+    ) -> Self {
+        let kernel = SharedKernel::default();
+        let (mut core, metrics, counters, published) =
+            core_of(kernel.clone(), service.clone(), checker.passive());
+        core.start().unwrap();
+        let (hops, hops_in) = watch::channel(Arc::new(hops(Some(2), &service)));
         let (commands, asked) = mpsc::channel(16);
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
@@ -256,8 +297,19 @@ impl Lab {
             let _ = drive(&mut core, events, &Heartbeat::default(), stopped).await;
             core
         });
-        let service = service(backends);
-        Self { kernel, service, metrics, published, hops, counters, commands, checks, stop, task }
+        Self {
+            kernel,
+            service,
+            metrics,
+            published,
+            hops,
+            counters,
+            commands,
+            checks,
+            stop,
+            task,
+            _checker: checker,
+        }
     }
 
     /// A check of backend `i` (from 0) ends now, and decides for `to` when that is given.

@@ -1,6 +1,7 @@
 //! The whole loop, on a fake kernel and a paused clock.
 
 mod drains;
+mod passive;
 mod requests;
 
 use std::time::Duration;

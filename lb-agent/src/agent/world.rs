@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::drain::Drain;
 use crate::health::CheckObservation;
+use crate::health::fsm::Transition;
 use crate::model::{
     BackendKey, BackendSpec, DrainSpec, HealthState, NextHop, NodeFacts, PortFacts, ServiceSpec,
 };
@@ -219,9 +220,16 @@ impl World {
             }
             return first;
         };
+        self.change(&observation.key, change, observation.at)
+    }
+
+    /// Takes a change of a backend's state. Says whether anything that people see is different: not if it is older than what
+    /// is known, as checks arrive later than what is seen besides.
+    pub fn change(&mut self, key: &BackendKey, change: Transition, at: Instant) -> bool {
+        let Some(health) = self.health.get_mut(key).filter(|health| health.since <= at) else { return false };
         *health =
-            Health { state: change.to, since: observation.at, why: change.why.to_string(), checked: true };
-        self.states.insert(observation.key, change.to);
+            Health { state: change.to, since: at, why: change.why.to_string(), checked: health.checked };
+        self.states.insert(*key, change.to);
         true
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::passive;
 use super::reader::{Found, Reader};
 use super::section::Section;
 use super::values::{self, DAY};
@@ -24,6 +25,10 @@ pub(super) fn read(reader: &mut Reader, mut health: Section<'_>) -> Option<Healt
     let fall = health.read(reader, "fall", values::integer(1, 100)).or(3);
     let grace = health.read(reader, "grace", values::duration(Duration::ZERO, DAY)).or(60 * SECOND);
     let dead_after = health.read(reader, "dead_after", values::duration(SECOND, DAY)).or(30 * SECOND);
+    let passive = {
+        let section = health.table(reader, "passive");
+        passive::read(reader, section)
+    };
     health.finish(reader);
     Some(HealthSpec {
         probe: probe?,
@@ -33,6 +38,7 @@ pub(super) fn read(reader: &mut Reader, mut health: Section<'_>) -> Option<Healt
         fall: fall?,
         grace: grace?,
         dead_after: dead_after?,
+        passive: passive?,
     })
 }
 

@@ -21,6 +21,7 @@ mod draft;
 mod error;
 mod health;
 mod node;
+mod passive;
 mod policy;
 mod reader;
 mod section;

@@ -1,3 +1,4 @@
+mod passive;
 mod request;
 
 use std::collections::BTreeSet;
@@ -6,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::admin::token::TokenFile;
-use crate::model::{DrainSpec, Forwarding, HealthSpec, Policy, ProbeKind, Scheduler};
+use crate::model::{DrainSpec, Forwarding, HealthSpec, PassiveSpec, Policy, ProbeKind, Scheduler};
 
 const EXAMPLE: &str = include_str!("../../../config/lb.example.toml");
 
@@ -97,14 +98,16 @@ fn example_has_every_key() {
         }
     }
     // Unknown keys make the reader list what it knows.
-    let text = "[agent]\nzzzzzzzz=1\n[nat]\nzzzzzzzz=1\n[[service]]\nzzzzzzzz=1\n[service.health]\nzzzzzzzz=1\n[[service.backend]]\nzzzzzzzz=1";
+    let text = "[agent]\nzzzzzzzz=1\n[nat]\nzzzzzzzz=1\n[[service]]\nzzzzzzzz=1\n[service.health]\nzzzzzzzz=1\n[service.health.passive]\nzzzzzzzz=1\n[[service.backend]]\nzzzzzzzz=1";
     let mut known = BTreeSet::new();
     for error in parse("f", text).unwrap_err().errors().iter().filter(|e| e.reason == "unknown key") {
         let section = error.key.trim_end_matches(".zzzzzzzz").replace("[0]", "");
         let keys = error.advice.split_once("known here: ").unwrap().1;
         known.extend(keys.split(", ").map(|key| format!("{section}.{key}")));
     }
-    known.retain(|key| key != "service.health" && key != "service.backend");
+    known.retain(|key| {
+        !["service.health", "service.health.passive", "service.backend"].contains(&key.as_str())
+    });
     assert!(known.len() >= 25, "{known:?}");
     let missing: Vec<_> = known.difference(&documented).collect();
     assert!(missing.is_empty(), "not in the example: {missing:?}");
@@ -177,6 +180,7 @@ fn values_and_defaults() {
         fall: 3,
         grace: Duration::ZERO,
         dead_after: Duration::from_secs(30),
+        passive: PassiveSpec::default(),
     };
     assert_eq!(superset.health, health);
     assert_eq!(superset.drain, DrainSpec { idle: Duration::ZERO, deadline: Duration::from_secs(3600) });

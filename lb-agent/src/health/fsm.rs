@@ -18,11 +18,16 @@
 //! - `Dead` ends with `rise` good checks only. A dead backend that begins to time out (a pod that boots again)
 //!   gets no new flows either way, and its old ones are gone already: `Suspect` would say something untrue.
 //! - A result that says nothing of the backend ([`CheckResult::Local`]) changes nothing.
+//! - A passive signal ([`Fsm::suspect`]) makes a healthy backend `Suspect` at once, whatever its checks say. From there it comes back as
+//!   from any suspicion, by `rise` good checks in a row; but a check counts only if the signal was not seen
+//!   since the one before it, and, for signals that checks cannot see, not until they have been over for a while. On a
+//!   backend that is `Starting` or `Dead` a signal has no influence.
 #![forbid(unsafe_code)]
 
 use std::fmt;
 use std::time::Duration;
 
+use super::passive::Sighting;
 use crate::model::{HealthSpec, HealthState};
 
 #[cfg(test)]
@@ -160,6 +165,8 @@ pub enum Why {
     Failed(u32, CheckResult),
     /// No connection for this long, and the last result.
     NoConnection(Duration, CheckResult),
+    /// What the data path has seen.
+    Seen(Sighting),
 }
 
 impl fmt::Display for Why {
@@ -171,6 +178,7 @@ impl fmt::Display for Why {
             Self::NoConnection(time, last) => {
                 write!(f, "no connection for {:.1} s ({last})", time.as_secs_f64())
             }
+            Self::Seen(sighting) => sighting.fmt(f),
         }
     }
 }
@@ -184,6 +192,8 @@ pub struct Fsm {
     since: Duration,
     why: Option<Why>,
     run: Run,
+    /// Good checks before this time do not make a suspect backend healthy.
+    held_until: Duration,
 }
 
 /// The checks in a row up to now. Failures that grace forgives are not in it.
@@ -201,7 +211,15 @@ impl Fsm {
     /// A backend that was added at `now`: `Starting`.
     #[must_use]
     pub fn new(rules: Rules, now: Duration) -> Self {
-        Self { rules, state: HealthState::Starting, added: now, since: now, why: None, run: Run::default() }
+        Self {
+            rules,
+            state: HealthState::Starting,
+            added: now,
+            since: now,
+            why: None,
+            run: Run::default(),
+            held_until: Duration::ZERO,
+        }
     }
 
     /// Takes the result of a check that ended at `now` and says whether the state changed.
@@ -209,17 +227,28 @@ impl Fsm {
     pub fn observe(&mut self, result: CheckResult, now: Duration) -> Option<Transition> {
         let decision = match result {
             CheckResult::Local(_) => None,
-            CheckResult::Ok => self.good(),
+            CheckResult::Ok => self.good(now),
             CheckResult::Refused
             | CheckResult::Unreachable
             | CheckResult::ConnectTimeout
             | CheckResult::Timeout
             | CheckResult::BadAnswer(_) => self.bad(result, now),
         };
-        let (to, why) = decision?;
-        let transition = Transition { from: self.state, to, why, at: now };
-        (self.state, self.since, self.why) = (to, now, Some(why));
-        Some(transition)
+        decision.map(|(to, why)| self.enter(to, why, now))
+    }
+
+    /// Takes what the data path has seen at `now` and says whether the state changed. Whether it may, in view of the other
+    /// backends, is the caller's to know: [`super::passive::may_lose_one`].
+    #[must_use = "a change of state must reach the ring"]
+    pub fn suspect(&mut self, sighting: Sighting, now: Duration) -> Option<Transition> {
+        match self.state {
+            HealthState::Starting | HealthState::Dead => return None,
+            HealthState::Healthy | HealthState::Suspect => {}
+        }
+        self.run.good = 0;
+        self.held_until = self.held_until.max(now.saturating_add(sighting.hold()));
+        let healthy = self.state == HealthState::Healthy;
+        healthy.then(|| self.enter(HealthState::Suspect, Why::Seen(sighting), now))
     }
 
     /// Goes by other numbers from the next check on; the state and the counts stay.
@@ -252,7 +281,20 @@ impl Fsm {
         self.run.good.saturating_add(self.run.bad)
     }
 
-    fn good(&mut self) -> Option<(HealthState, Why)> {
+    fn enter(&mut self, to: HealthState, why: Why, now: Duration) -> Transition {
+        let transition = Transition { from: self.state, to, why, at: now };
+        (self.state, self.since, self.why) = (to, now, Some(why));
+        if to != HealthState::Suspect {
+            self.held_until = Duration::ZERO;
+        }
+        transition
+    }
+
+    fn good(&mut self, now: Duration) -> Option<(HealthState, Why)> {
+        if now < self.held_until {
+            self.run = Run::default();
+            return None;
+        }
         self.run = Run { good: self.run.good.saturating_add(1), ..Run::default() };
         match self.state {
             HealthState::Healthy => None,

@@ -1,10 +1,14 @@
 //! Checks every backend, in a task of its own, and keeps what the checks say of it.
 //!
-//! [`fsm`] decides, [`probe`] looks, `schedule` says when; this module owns the clock and the tasks. A check that
+//! [`fsm`] decides, [`probe`] looks, [`passive`] hears what the data path has seen, `schedule` says when; this module owns the clock and
+//! the tasks. A check that
 //! hangs holds up the next check of its own backend only, and never more than one is under way for a backend.
 #![forbid(unsafe_code)]
 
+mod board;
 pub mod fsm;
+mod pace;
+pub mod passive;
 pub mod probe;
 pub mod request;
 mod schedule;
@@ -16,19 +20,20 @@ mod tests;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
-use tracing::{info, warn};
+use tokio::time::Instant;
 
 use crate::model::{BackendKey, HealthSpec, HealthState, ServiceSpec};
-use fsm::{CheckResult, Fsm, Rules, Transition, Why};
+use board::Board;
+pub use board::{PassiveHealth, Verdict};
+use fsm::{CheckResult, Transition, Why};
+use pace::Pace;
 use probe::{Checked, Probe};
 use request::RequestError;
-use schedule::Schedule;
 
 /// How many observations wait for a slow reader before checks wait with them.
 const REPORTS: usize = 4096;
@@ -93,9 +98,10 @@ impl Checker {
         Self::with_check(Arc::new(|probe| Box::pin(async move { probe.run().await })))
     }
 
-    fn with_check(check: CheckFn) -> (Self, mpsc::Receiver<CheckObservation>) {
+    /// With another way to make a check, for tests.
+    pub(crate) fn with_check(check: CheckFn) -> (Self, mpsc::Receiver<CheckObservation>) {
         let (reports, receiver) = mpsc::channel(REPORTS);
-        let board = Arc::new(Board { epoch: Instant::now(), entries: Mutex::default() });
+        let board = Arc::new(Board::new(Instant::now()));
         (Self { board, tasks: BTreeMap::new(), check, reports }, receiver)
     }
 
@@ -108,45 +114,51 @@ impl Checker {
     pub fn set_targets(&mut self, services: &[ServiceSpec]) -> Result<(), TargetError> {
         let targets = targets(services)?;
         self.tasks.retain(|key, _| targets.contains_key(key));
-        self.board.lock().backends.retain(|key, _| targets.contains_key(key));
+        self.board.keep(|key| targets.contains_key(key));
         for (key, target) in targets {
-            if self.board.place(key, target.label, target.spec) {
-                self.tasks.insert(key, self.spawn(key, target.probe, target.spec.interval));
+            if let Some(hurry) = self.board.place(key, target.label, target.spec) {
+                self.tasks.insert(key, self.spawn(key, target.probe, target.spec, hurry));
             }
         }
         // Fewer targets may be all it takes.
-        self.board.lock().note_first_round();
+        self.board.note_first_round();
         Ok(())
     }
 
     /// The state of every backend, for the ring.
     #[must_use]
     pub fn states(&self) -> BTreeMap<BackendKey, HealthState> {
-        self.board.lock().backends.iter().map(|(key, entry)| (*key, entry.fsm.state())).collect()
+        self.board.states()
     }
 
     /// All that is known of every backend, for people.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<BackendKey, BackendHealth> {
-        let entries = self.board.lock();
-        entries.backends.iter().map(|(key, entry)| (*key, entry.health(self.board.epoch))).collect()
+        self.board.snapshot()
     }
 
     /// Whether every backend of the first [`Checker::set_targets`] was checked once. Stays true.
     #[must_use]
     pub fn first_round_done(&self) -> bool {
-        self.board.lock().first_round_done
+        self.board.first_round_done()
     }
 
-    fn spawn(&self, key: BackendKey, probe: Probe, interval: Duration) -> Task {
+    /// Where to say what is seen of backends besides checks.
+    #[must_use]
+    pub fn passive(&self) -> PassiveHealth {
+        PassiveHealth::new(self.board.clone())
+    }
+
+    fn spawn(&self, key: BackendKey, probe: Probe, spec: &HealthSpec, hurry: Arc<Notify>) -> Task {
         let (board, check, reports) = (self.board.clone(), self.check.clone(), self.reports.clone());
-        let (probe, schedule) = (Arc::new(probe), Schedule::new(interval));
-        Task(tokio::spawn(async move { watch(&board, key, &probe, &check, &reports, schedule).await }))
+        let (probe, pace) = (Arc::new(probe), Pace::new(spec, hurry));
+        Task(tokio::spawn(async move { watch(&board, key, &probe, &check, &reports, pace).await }))
     }
 }
 
 /// How a check is made; tests put their own in its place.
-type CheckFn = Arc<dyn Fn(Arc<Probe>) -> Pin<Box<dyn Future<Output = Checked> + Send>> + Send + Sync>;
+pub(crate) type CheckFn =
+    Arc<dyn Fn(Arc<Probe>) -> Pin<Box<dyn Future<Output = Checked> + Send>> + Send + Sync>;
 
 /// Ends with its owner.
 struct Task(JoinHandle<()>);
@@ -164,14 +176,12 @@ async fn watch(
     probe: &Arc<Probe>,
     check: &CheckFn,
     reports: &mpsc::Sender<CheckObservation>,
-    mut schedule: Schedule,
+    mut pace: Pace,
 ) {
-    let mut start = Instant::now();
     loop {
-        // From start to start; a check that took longer than the interval is followed at once.
-        start = (start + schedule.next_gap()).max(Instant::now());
-        sleep_until(start).await;
+        pace.next().await;
         let checked = check(probe.clone()).await;
+        pace.made(checked.result);
         let Some(observation) = board.record(key, checked) else { return };
         if reports.send(observation).await.is_err() {
             return;
@@ -196,100 +206,4 @@ fn targets(services: &[ServiceSpec]) -> Result<BTreeMap<BackendKey, Target<'_>>,
         }
     }
     Ok(targets)
-}
-
-/// Where the tasks write and the agent reads.
-struct Board {
-    epoch: Instant,
-    entries: Mutex<Entries>,
-}
-
-#[derive(Default)]
-struct Entries {
-    backends: BTreeMap<BackendKey, Entry>,
-    first_round_done: bool,
-}
-
-struct Entry {
-    /// Service, backend and address, for the log.
-    label: String,
-    spec: HealthSpec,
-    fsm: Fsm,
-    last: Option<Checked>,
-}
-
-impl Board {
-    fn lock(&self) -> MutexGuard<'_, Entries> {
-        // No code that holds the lock can leave the entries half written.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds or updates a backend; says whether it needs a new task.
-    fn place(&self, key: BackendKey, label: String, spec: &HealthSpec) -> bool {
-        let mut entries = self.lock();
-        match entries.backends.get_mut(&key) {
-            Some(entry) => {
-                entry.label = label;
-                let changed = entry.spec != *spec;
-                if changed {
-                    entry.spec = spec.clone();
-                    entry.fsm.set_rules(Rules::from(spec));
-                }
-                changed
-            }
-            None => {
-                let fsm = Fsm::new(Rules::from(spec), self.epoch.elapsed());
-                entries.backends.insert(key, Entry { label, spec: spec.clone(), fsm, last: None });
-                true
-            }
-        }
-    }
-
-    /// Lets a check count; `None` when the backend was removed meanwhile.
-    fn record(&self, key: BackendKey, checked: Checked) -> Option<CheckObservation> {
-        let at = Instant::now();
-        let mut entries = self.lock();
-        let entry = entries.backends.get_mut(&key)?;
-        let change = entry.fsm.observe(checked.result, at.duration_since(self.epoch));
-        entry.log(checked.result, change);
-        entry.last = Some(checked);
-        entries.note_first_round();
-        let Checked { result, duration } = checked;
-        Some(CheckObservation { key, at, result, duration, change })
-    }
-}
-
-impl Entries {
-    fn note_first_round(&mut self) {
-        self.first_round_done |= self.backends.values().all(|entry| entry.last.is_some());
-    }
-}
-
-impl Entry {
-    fn health(&self, epoch: Instant) -> BackendHealth {
-        BackendHealth {
-            state: self.fsm.state(),
-            since: epoch + self.fsm.since(),
-            why: self.fsm.why(),
-            last_result: self.last.map(|checked| checked.result),
-            last_duration: self.last.map(|checked| checked.duration),
-            consecutive: self.fsm.consecutive(),
-        }
-    }
-
-    /// One line per change, and one when checks cannot be made any more.
-    fn log(&self, result: CheckResult, change: Option<Transition>) {
-        if let Some(Transition { from, to, why, .. }) = change {
-            let (backend, from, to_name) = (&self.label, from.name(), to.name());
-            if to == HealthState::Healthy {
-                info!(%backend, from, to = to_name, %why, "backend is healthy");
-            } else {
-                warn!(%backend, from, to = to_name, %why, "backend gets no new flows");
-            }
-        }
-        let local_before = matches!(self.last, Some(Checked { result: CheckResult::Local(_), .. }));
-        if matches!(result, CheckResult::Local(_)) && !local_before {
-            warn!(backend = %self.label, "{result}: its state stays until checks can be made again");
-        }
-    }
 }

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::testing::{Behaviour, Server};
 use super::*;
-use crate::model::{BackendSpec, DrainSpec, Forwarding, Policy, ProbeKind, Scheduler};
+use crate::model::{BackendSpec, DrainSpec, Forwarding, PassiveSpec, Policy, ProbeKind, Scheduler};
 use HealthState::{Dead, Healthy, Starting, Suspect};
 
 const MS: Duration = Duration::from_millis(1);
@@ -29,6 +29,7 @@ fn rules(interval: Duration, timeout: Duration) -> HealthSpec {
         fall: 3,
         grace: Duration::ZERO,
         dead_after: 30 * SECOND,
+        passive: PassiveSpec::default(),
     }
 }
 

@@ -74,6 +74,10 @@ families! {
     BACKEND_WAITING = "lb_backend_waiting_flows" Gauge ["service", "backend"] "Open flows whose client waits for an answer.";
     BACKEND_NEW_FLOWS = "lb_backend_new_flows_total" Counter ["service", "backend"] "Flows that were given to the backend.";
     BACKEND_REFUSED = "lb_backend_refused_flows_total" Counter ["service", "backend"] "Flows that the backend refused: a RST in answer to the SYN.";
+    BACKEND_UNANSWERED = "lb_backend_unanswered_flows_total" Counter ["service", "backend"] "Flows whose SYN the backend did not answer before the client sent it again.";
+    BACKEND_MOVED = "lb_backend_moved_flows_total" Counter ["service", "backend"] "Flows that another backend was tried for, because this one refused them or did not answer.";
+    BACKEND_RESETS = "lb_backend_reset_flows_total" Counter ["service", "backend"] "Flows that the backend cut off: a RST when neither side had closed.";
+    BACKEND_OLDEST = "lb_backend_oldest_waiting_seconds" Gauge ["service", "backend"] "How long the flow has waited that waits longest for its answer; 0 when none does.";
     BACKEND_PACKETS = "lb_backend_packets_total" Counter ["service", "backend", "direction"] "Packets that were forwarded.";
     BACKEND_BYTES = "lb_backend_bytes_total" Counter ["service", "backend", "direction"] "Bytes of forwarded IP packets, without Ethernet headers.";
     BACKEND_FIRST_BYTE = "lb_backend_first_byte_seconds" Histogram ["service", "backend"] "Time from a request to the first byte of its response, as seen on the wire.";
@@ -83,6 +87,8 @@ families! {
 
     HEALTH_CHECK = "lb_health_check_seconds" Histogram ["service", "backend"] "Duration of health checks, connection included.";
     HEALTH_CHECKS = "lb_health_checks_total" Counter ["service", "backend", "result"] "Health checks by result.";
+    EARLY_CHECKS = "lb_health_early_checks_total" Counter ["service"] "Checks that became due at once, because SYNs of clients failed in a row.";
+    SIGNALS = "lb_health_signals_total" Counter ["service", "signal", "result"] "Passive signals against a backend, by what became of them.";
 
     PACKETS = "lb_packets_total" Counter ["reason"] "Packets by what became of them: `forwarded`, or the reason why not.";
     SLOTS = "lb_flow_table_slots" Gauge ["state"] "Slots of the flow table by state.";

@@ -30,7 +30,7 @@ const FIRST_BYTE_EXPONENTS: std::ops::RangeInclusive<usize> = 4..=23;
 /// Seconds per tick.
 const TICK_SECONDS: f64 = (1u64 << TICK_SHIFT) as f64 * 1e-9;
 
-const FAMILIES: [Family; 16] = [
+const FAMILIES: [Family; 20] = [
     cat::SERVICE_PACKETS,
     cat::SERVICE_BYTES,
     cat::SERVICE_NEW_FLOWS,
@@ -41,6 +41,10 @@ const FAMILIES: [Family; 16] = [
     cat::BACKEND_WAITING,
     cat::BACKEND_NEW_FLOWS,
     cat::BACKEND_REFUSED,
+    cat::BACKEND_UNANSWERED,
+    cat::BACKEND_MOVED,
+    cat::BACKEND_RESETS,
+    cat::BACKEND_OLDEST,
     cat::BACKEND_PACKETS,
     cat::BACKEND_BYTES,
     cat::BACKEND_FIRST_BYTE,
@@ -132,6 +136,9 @@ impl KernelCollector {
         };
         out.push(per(&cat::BACKEND_NEW_FLOWS, |t| t.new_flows));
         out.push(per(&cat::BACKEND_REFUSED, |t| t.refused));
+        out.push(per(&cat::BACKEND_UNANSWERED, |t| t.unanswered));
+        out.push(per(&cat::BACKEND_MOVED, |t| t.moved));
+        out.push(per(&cat::BACKEND_RESETS, |t| t.resets));
         out.push(both(&cat::BACKEND_PACKETS, |t| t.packets));
         out.push(both(&cat::BACKEND_BYTES, |t| t.bytes));
         out.push(family(
@@ -144,7 +151,7 @@ impl KernelCollector {
         let held = self.books().backends.holders();
         let loads: Vec<_> = held
             .into_iter()
-            .filter_map(|(labels, id)| Some((labels, self.ok(self.counters.load(id))?)))
+            .filter_map(|(labels, id, _)| Some((labels, self.ok(self.counters.load(id))?)))
             .collect();
         for (f, get) in [
             (&cat::BACKEND_FLOWS, (|l| l.flows) as fn(&lb_common::stats::BackendLoad) -> u64),
@@ -166,8 +173,13 @@ impl KernelCollector {
     }
 
     fn table(&self, out: &mut Vec<proto::MetricFamily>) {
-        let Some(census) = self.ok(self.counters.census()) else { return };
-        let f = &cat::SLOTS;
+        let Some(summary) = self.ok(self.counters.summary()) else { return };
+        let oldest = self.books().backends.holders().into_iter().map(|((s, b), id, generation)| {
+            let ticks = summary.backend(id, generation).map_or(0, |flows| flows.oldest_waiting);
+            sample(&cat::BACKEND_OLDEST, &[&s, &b], f64::from(ticks) * TICK_SECONDS)
+        });
+        out.push(family(&cat::BACKEND_OLDEST, oldest.collect()));
+        let (f, census) = (&cat::SLOTS, &summary.census);
         let slots = State::ALL.map(|s| sample(f, &[s.name()], float(census.count(s))));
         out.push(family(f, slots.into()));
         out.push(family(&cat::CAPACITY, vec![sample(&cat::CAPACITY, &[], float(census.capacity()))]));

@@ -125,10 +125,10 @@ impl<K: Ord + Clone, S: Sums> Ledger<K, S> {
             .collect()
     }
 
-    /// Live holders and their ids.
+    /// Live holders, their ids and those ids' generations.
     #[must_use]
-    pub fn holders(&self) -> Vec<(K, u16)> {
-        self.live.iter().map(|(k, l)| (k.clone(), l.id)).collect()
+    pub fn holders(&self) -> Vec<(K, u16, u16)> {
+        self.live.iter().map(|(k, l)| (k.clone(), l.id, l.generation)).collect()
     }
 
     /// Everything that holders left behind who are gone now.

@@ -31,6 +31,8 @@ pub use prometheus::Error as MetricsError;
 
 use crate::dataplane::Counters;
 use crate::drain::Outcome;
+use crate::health::Verdict;
+use crate::health::passive::Signal;
 use catalog::{self as cat, Family};
 use control::ControlCollector;
 use kernel::KernelCollector;
@@ -127,6 +129,8 @@ pub struct Metrics {
     expired: IntCounter,
     resets_sent: IntCounter,
     drains: IntCounterVec,
+    signals: IntCounterVec,
+    early_checks: IntCounterVec,
 }
 
 impl Metrics {
@@ -155,11 +159,13 @@ impl Metrics {
             expired: IntCounter::with_opts(opts(&cat::EXPIRED))?,
             resets_sent: IntCounter::with_opts(opts(&cat::RESETS_SENT))?,
             drains: IntCounterVec::new(opts(&cat::DRAINS), cat::DRAINS.labels)?,
+            signals: IntCounterVec::new(opts(&cat::SIGNALS), cat::SIGNALS.labels)?,
+            early_checks: IntCounterVec::new(opts(&cat::EARLY_CHECKS), cat::EARLY_CHECKS.labels)?,
         };
         for result in DrainResult::ALL {
             metrics.drains.with_label_values(&[result.name()]);
         }
-        let collectors: [Box<dyn Collector>; 11] = [
+        let collectors: [Box<dyn Collector>; 13] = [
             Box::new(Shared(metrics.kernel.clone())),
             Box::new(ControlCollector::new(status)?),
             Box::new(metrics.checks.clone()),
@@ -171,6 +177,8 @@ impl Metrics {
             Box::new(metrics.expired.clone()),
             Box::new(metrics.resets_sent.clone()),
             Box::new(metrics.drains.clone()),
+            Box::new(metrics.signals.clone()),
+            Box::new(metrics.early_checks.clone()),
         ];
         for c in collectors {
             metrics.registry.register(c)?;
@@ -255,6 +263,24 @@ impl Metrics {
     /// A drain ended.
     pub fn drained(&self, result: DrainResult) {
         self.drains.with_label_values(&[result.name()]).inc();
+    }
+
+    /// Lets a service's series of passive signals begin at 0.
+    pub fn begin_signals(&self, service: &str) {
+        self.early_checks.with_label_values(&[service]);
+        for (signal, verdict) in Signal::ALL.iter().flat_map(|s| Verdict::NAMES.map(|v| (s, v))) {
+            self.signals.with_label_values(&[service, signal.name(), verdict]);
+        }
+    }
+
+    /// Counts a passive signal against a backend of this service, by what became of it.
+    pub fn signal(&self, service: &str, signal: Signal, verdict: Verdict) {
+        self.signals.with_label_values(&[service, signal.name(), verdict.name()]).inc();
+    }
+
+    /// Counts a check of a backend of this service that became due at once.
+    pub fn hurried(&self, service: &str) {
+        self.early_checks.with_label_values(&[service]).inc();
     }
 
     /// The expiry sweep closed flows.

@@ -72,7 +72,12 @@ impl Counters for FakeCounters {
 
     fn summary(&self) -> Result<FlowSummary, DataplaneError> {
         self.set(|v| v.scans += 1);
-        self.get(|v| FlowSummary::of(v.slots.iter().copied(), v.now))
+        let census = self.census()?;
+        self.get(|v| {
+            let mut summary = FlowSummary::of(v.slots.iter().copied(), v.now);
+            summary.census = census;
+            summary
+        })
     }
 
     fn census(&self) -> Result<SlotCensus, DataplaneError> {

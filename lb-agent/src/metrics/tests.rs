@@ -39,6 +39,7 @@ fn every_family_of_the_catalog_is_exported_with_its_type_and_labels_and_no_other
     m.check(("superset", "superset-1"), "ok", &["ok", "refused"], Duration::from_millis(2));
     m.applied(Duration::from_millis(30));
     m.ring_moved("superset", 17);
+    m.begin_signals("superset");
     let seen: BTreeMap<String, (String, Vec<String>)> = m
         .registry
         .gather()
@@ -129,4 +130,36 @@ fn a_removed_backend_leaves_no_series_of_checks() {
     assert_eq!(value(&text, refused), Some(0.0));
     m.forget_backend("superset", "old", &["ok", "refused"]);
     assert!(!m.text().unwrap().contains("\"old\""));
+}
+
+#[test]
+fn how_long_a_flow_waits_is_its_backends_and_its_generations() {
+    use lb_common::flow::{Ctrl, Slot, State};
+    let (kernel, m) = fixture();
+    let series =
+        |b: &str| format!("lb_backend_oldest_waiting_seconds{{backend=\"{b}\",service=\"superset\"}}");
+    let flow = |id, generation, since: u32| Slot {
+        ctrl: Ctrl::new(State::Established, 1, id, generation).with_waiting(true).0,
+        waiting_since: since,
+        ..Slot::EMPTY
+    };
+    let now = 10_000_000;
+    kernel.set(|v| (v.now, v.slots) = (now, vec![flow(1, 1, now - 30_518), flow(2, 7, now - 1_000_000)]));
+    let text = m.text().unwrap();
+    assert!((value(&text, &series("superset-1")).unwrap() - 2.0).abs() < 1e-3);
+    assert_eq!(value(&text, &series("superset-2")), Some(0.0), "another generation's flow");
+}
+
+#[test]
+fn what_becomes_of_syns_and_flows_is_counted_by_backend() {
+    let (kernel, m) = fixture();
+    kernel.set(|v| {
+        let stats = BackendStats { refused: 5, unanswered: 4, moved: 3, resets: 2, ..BackendStats::ZERO };
+        v.backends.insert(1, stats);
+    });
+    let text = m.text().unwrap();
+    for (name, count) in [("refused", 5.0), ("unanswered", 4.0), ("moved", 3.0), ("reset", 2.0)] {
+        let series = format!("lb_backend_{name}_flows_total{{backend=\"superset-1\",service=\"superset\"}}");
+        assert_eq!(value(&text, &series), Some(count), "{name}");
+    }
 }

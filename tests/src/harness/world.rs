@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use lb_agent::model::{
-    BackendKey, BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, Policy,
-    PortFacts, ProbeKind, Scheduler, ServiceSpec,
+    BackendKey, BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PassiveSpec,
+    Policy, PortFacts, ProbeKind, Scheduler, ServiceSpec,
 };
 use lb_agent::plan::Inputs;
 use lb_common::vlan::VlanTags;
@@ -144,6 +144,7 @@ pub fn service(family: Family, vip: Endpoint, backends: &[Endpoint]) -> ServiceS
             fall: 3,
             grace: Duration::from_secs(60),
             dead_after: Duration::from_secs(30),
+            passive: PassiveSpec::default(),
         },
         drain: DrainSpec::default(),
         backends: backends.collect(),

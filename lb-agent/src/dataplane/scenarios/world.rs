@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::model::{
-    BackendKey, BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, Policy,
-    PortFacts, ProbeKind, Scheduler, ServiceSpec,
+    BackendKey, BackendSpec, DrainSpec, Forwarding, HealthSpec, HealthState, NextHop, NodeFacts, PassiveSpec,
+    Policy, PortFacts, ProbeKind, Scheduler, ServiceSpec,
 };
 use crate::plan::Inputs;
 use lb_common::vlan::VlanTags;
@@ -85,6 +85,7 @@ impl World {
             fall: 3,
             grace: Duration::from_secs(60),
             dead_after: Duration::from_secs(30),
+            passive: PassiveSpec::default(),
         };
         self.services.push(ServiceSpec {
             name: name.into(),

@@ -109,6 +109,67 @@ fn every_state_and_every_result() {
     }
 }
 
+/// Each state × each passive signal, and what good checks make of it, one each 10 s: `rise` is 2.
+#[test]
+fn every_state_and_every_signal() {
+    let resets = Sighting::Resets(10, Duration::from_secs(35));
+    #[rustfmt::skip]
+    let table = [
+        (Starting, Sighting::Refused(5),                  's', "HHHHHH"),
+        (Starting, resets,                                's', "HHHHHH"),
+        (Healthy,  Sighting::Refused(5),                  'u', "uHHHHH"),
+        (Healthy,  Sighting::Unanswered(5),               'u', "uHHHHH"),
+        (Healthy,  resets,                                'u', "uuuuHH"),
+        (Healthy,  Sighting::OldestWaiting(10 * STEP),    'u', "uHHHHH"),
+        (Suspect,  Sighting::Refused(5),                  'u', "uHHHHH"),
+        (Suspect,  Sighting::Unanswered(5),               'u', "uHHHHH"),
+        (Suspect,  resets,                                'u', "uuuuHH"),
+        (Suspect,  Sighting::OldestWaiting(10 * STEP),    'u', "uHHHHH"),
+        (Dead,     Sighting::Refused(5),                  'D', "DHHHHH"),
+        (Dead,     Sighting::Unanswered(5),               'D', "DHHHHH"),
+        (Dead,     resets,                                'D', "DHHHHH"),
+        (Dead,     Sighting::OldestWaiting(10 * STEP),    'D', "DHHHHH"),
+    ];
+    for (state, sighting, after, checks) in table {
+        let (mut fsm, mut now) = reached(state);
+        let change = fsm.suspect(sighting, now);
+        assert_eq!(letter(fsm.state()), after, "{state:?} × {sighting}");
+        let expected = (state == Healthy).then_some((Healthy, Suspect, Why::Seen(sighting), now));
+        assert_eq!(change.map(|c| (c.from, c.to, c.why, c.at)), expected, "{state:?} × {sighting}");
+        assert_eq!(play(&mut fsm, &mut now, "oooooo"), checks, "{state:?} × {sighting}");
+    }
+}
+
+/// `!` is a sighting of refused SYNs, the others are checks.
+#[test]
+fn a_signal_and_checks_together() {
+    #[rustfmt::skip]
+    let rows = [
+        ("a signal sets the good checks back",   "!o!oo",    "uuuuH"),
+        ("not the bad ones",                     "r!rr",     "HuuD"),
+        ("checks alone make it dead",            "!rrr",     "uuuD"),
+        ("never a signal",                       "!!!!!!!!", "uuuuuuuu"),
+        ("bad checks keep it suspect",           "!oto5oo",  "uuuuuuH"),
+        ("a local error is no check",            "!lolo",    "uuuuH"),
+        ("dead: only checks count",              "rrro!o",   "HHDDDH"),
+        ("healthy again, and the same again",    "!oo!oo",   "uuHuuH"),
+    ];
+    for (what, script, expected) in rows {
+        let (mut fsm, mut now) = reached(Healthy);
+        let states: String = script
+            .chars()
+            .map(|l| match l {
+                '!' => {
+                    let _ = fsm.suspect(Sighting::Refused(5), now);
+                    letter(fsm.state())
+                }
+                check => play(&mut fsm, &mut now, &check.to_string()).remove(0),
+            })
+            .collect();
+        assert_eq!(states, expected, "{what}");
+    }
+}
+
 /// Scripts with mixed results, from a healthy backend.
 #[test]
 fn only_checks_in_a_row_count() {
@@ -231,7 +292,40 @@ fn any_result() -> impl Strategy<Value = CheckResult> {
     ]
 }
 
+fn any_sighting() -> impl Strategy<Value = Sighting> {
+    prop_oneof![
+        any::<u32>().prop_map(Sighting::Refused),
+        any::<u32>().prop_map(Sighting::Unanswered),
+        (any::<u64>(), any::<u64>()).prop_map(|(n, t)| Sighting::Resets(n, Duration::from_nanos(t))),
+        any::<u64>().prop_map(|t| Sighting::OldestWaiting(Duration::from_nanos(t))),
+    ]
+}
+
 proptest! {
+    /// Checks and signals in any order, and any clock: no panic; a signal makes nobody healthy or dead, and does nothing to one that
+    /// is starting or dead.
+    #[test]
+    fn signals_make_suspect_and_nothing_else(
+        rise in any::<u32>(), fall in any::<u32>(), grace in any::<u64>(),
+        events in prop::collection::vec((prop::option::of(any_result()), any_sighting(), any::<u64>()), 0..200),
+    ) {
+        let grace = Duration::from_nanos(grace);
+        let mut fsm = Fsm::new(Rules { rise, fall, grace, dead_after: grace }, Duration::ZERO);
+        for (check, sighting, at) in events {
+            let (before, copy, at) = (fsm.state(), fsm.clone(), Duration::from_nanos(at));
+            if let Some(result) = check {
+                let _ = fsm.observe(result, at);
+                continue;
+            }
+            let change = fsm.suspect(sighting, at);
+            prop_assert_eq!(change.is_some(), before == Healthy);
+            match before {
+                Healthy | Suspect => prop_assert_eq!(fsm.state(), Suspect),
+                Starting | Dead => prop_assert_eq!(&fsm, &copy),
+            }
+        }
+    }
+
     /// Any rules, any results, and a clock that may even stand still or run back.
     #[test]
     fn never_panics_and_says_what_it_does(

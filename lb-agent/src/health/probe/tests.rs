@@ -2,7 +2,7 @@ use std::io::ErrorKind;
 
 use super::*;
 use crate::health::testing::{Behaviour, Server, response};
-use crate::model::Header;
+use crate::model::{Header, PassiveSpec};
 use BadAnswer::{Body, Closed, Protocol, Status};
 
 /// Far longer than anything on loopback takes.
@@ -23,7 +23,16 @@ fn http(timeout: Duration, body: Option<&str>) -> HealthSpec {
 
 fn spec(probe: ProbeKind, timeout: Duration) -> HealthSpec {
     let second = Duration::from_secs(1);
-    HealthSpec { probe, interval: second, timeout, rise: 2, fall: 3, grace: second, dead_after: second }
+    HealthSpec {
+        probe,
+        interval: second,
+        timeout,
+        rise: 2,
+        fall: 3,
+        grace: second,
+        dead_after: second,
+        passive: PassiveSpec::default(),
+    }
 }
 
 async fn check(address: SocketAddr, spec: &HealthSpec) -> Checked {
