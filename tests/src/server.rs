@@ -20,6 +20,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::content::{self, Hasher};
 
+mod cut;
+
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 4096;
 
@@ -38,6 +40,7 @@ const BACKLOG: u32 = 4096;
 pub struct Server {
     name: String,
     silent: bool,
+    cuts: bool,
     stats: Arc<Mutex<Stats>>,
 }
 
@@ -70,7 +73,13 @@ impl Server {
     /// A server; a `silent` one accepts connections, reads requests and never answers.
     #[must_use]
     pub fn new(name: &str, silent: bool) -> Self {
-        Self { name: name.to_owned(), silent, stats: Arc::default() }
+        Self { name: name.to_owned(), silent, cuts: false, stats: Arc::default() }
+    }
+
+    /// The same, but every answer is cut off by a reset in its middle, except those to `GET /health`.
+    #[must_use]
+    pub fn with_cuts(self, cuts: bool) -> Self {
+        Self { cuts, ..self }
     }
 
     /// Serves until the task is dropped.
@@ -105,14 +114,21 @@ impl Server {
         });
         // Fails only for a socket that is gone already.
         let _ = stream.set_nodelay(true);
-        let service = service_fn(|request| self.answer(request, peer));
-        // A client that goes away in the middle is its own business.
-        let _ =
-            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        let stream = if self.cuts { cut::unless_a_check(stream).await } else { Some(stream) };
+        if let Some(stream) = stream {
+            self.serve_http(stream, peer).await;
+        }
         self.with_stats(|stats| stats.open -= 1);
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> hyper::Result<Response<Answer>> {
+    async fn serve_http(&self, stream: TcpStream, peer: SocketAddr) {
+        let service = service_fn(|request| self.clone().answer(request, peer));
+        // A client that goes away in the middle is its own business.
+        let _ =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    }
+
+    async fn answer(self, request: Request<Incoming>, peer: SocketAddr) -> hyper::Result<Response<Answer>> {
         let path = request.uri().path().to_owned();
         let number = number(request.uri().query());
         self.with_stats(|stats| *stats.requests.entry(path.clone()).or_default() += 1);

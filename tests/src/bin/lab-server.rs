@@ -20,13 +20,16 @@ struct Arguments {
     /// Accept connections and never answer.
     #[arg(long)]
     silent: bool,
+    /// Begin every answer, except that to GET /health, and reset the connection.
+    #[arg(long)]
+    cuts: bool,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     allow_many_files();
-    let server = Server::new(&arguments.name, arguments.silent);
+    let server = Server::new(&arguments.name, arguments.silent).with_cuts(arguments.cuts);
     let mut listeners = tokio::task::JoinSet::new();
     for address in arguments.listen {
         let listener = listen(address).with_context(|| format!("listen on {address}"))?;

@@ -72,7 +72,7 @@ fn an_answer_ends_a_row_of_failures() {
     for n in 0..3 {
         let conn = table.syn(client(n)).unwrap();
         table.reply(&conn, refusal(&conn));
-        assert_eq!(table.load(BACKENDS[0], Family::V4).refused(), u32::from(n) + 1);
+        assert_eq!(table.load(BACKENDS[0], Family::V4).refused(), n + 1);
     }
     table.establish(client(9));
     assert_eq!(table.load(BACKENDS[0], Family::V4).failures, 0);
