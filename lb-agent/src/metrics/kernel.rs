@@ -80,10 +80,12 @@ impl KernelCollector {
         &self,
         services: impl IntoIterator<Item = Holder<String>>,
         backends: impl IntoIterator<Item = Holder<BackendLabels>>,
-    ) {
+    ) -> (Vec<String>, Vec<BackendLabels>) {
         let mut books = self.books();
-        books.services.assign(services, |id| self.ok(self.counters.service(id)));
-        books.backends.assign(backends, |id| self.ok(self.counters.backend(id)));
+        (
+            books.services.assign(services, |id| self.ok(self.counters.service(id))),
+            books.backends.assign(backends, |id| self.ok(self.counters.backend(id))),
+        )
     }
 
     /// Totals of the live backends.

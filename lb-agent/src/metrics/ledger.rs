@@ -92,8 +92,12 @@ impl<K: Ord + Clone, S: Sums> Default for Ledger<K, S> {
 
 impl<K: Ord + Clone, S: Sums> Ledger<K, S> {
     /// Says who holds which id from now on. Call it before the change is written to the kernel; `read` gives
-    /// the counters of an id and is asked only for holders that come or go.
-    pub fn assign(&mut self, holders: impl IntoIterator<Item = Holder<K>>, read: impl Fn(u16) -> Option<S>) {
+    /// the counters of an id and is asked only for holders that come or go. Gives the names that hold nothing any more.
+    pub fn assign(
+        &mut self,
+        holders: impl IntoIterator<Item = Holder<K>>,
+        read: impl Fn(u16) -> Option<S>,
+    ) -> Vec<K> {
         let wanted: BTreeMap<K, Holder<K>> = holders.into_iter().map(|h| (h.labels.clone(), h)).collect();
         let gone: Vec<K> = self
             .live
@@ -101,9 +105,10 @@ impl<K: Ord + Clone, S: Sums> Ledger<K, S> {
             .filter(|(k, l)| wanted.get(k).is_none_or(|h| (h.id, h.generation) != (l.id, l.generation)))
             .map(|(k, _)| k.clone())
             .collect();
-        for labels in gone {
-            self.retire(labels, &read);
+        for labels in &gone {
+            self.retire(labels.clone(), &read);
         }
+        let gone = gone.into_iter().filter(|labels| !wanted.contains_key(labels)).collect();
         for (labels, h) in wanted {
             if self.live.contains_key(&labels) {
                 continue;
@@ -114,6 +119,7 @@ impl<K: Ord + Clone, S: Sums> Ledger<K, S> {
             let base = if h.adopted { Some(S::ZERO) } else { read(h.id) };
             self.live.insert(labels, Live { id: h.id, generation: h.generation, base, before, last: before });
         }
+        gone
     }
 
     /// Totals of every live holder. `read` gives the counters of an id; a holder whose counters cannot be read

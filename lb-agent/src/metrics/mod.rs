@@ -32,6 +32,7 @@ pub use prometheus::Error as MetricsError;
 use crate::dataplane::Counters;
 use crate::drain::Outcome;
 use crate::health::Verdict;
+use crate::health::fsm::CheckResult;
 use crate::health::passive::Signal;
 use catalog::{self as cat, Family};
 use control::ControlCollector;
@@ -195,13 +196,20 @@ impl Metrics {
     }
 
     /// Says who holds which ids from now on. Call it before the change is written to the kernel, so that what
-    /// the old holder of an id counted is not the new one's.
+    /// the old holder of an id counted is not the new one's. What was counted here for those who hold nothing any more is
+    /// forgotten.
     pub fn assign(
         &self,
         services: impl IntoIterator<Item = Holder<String>>,
         backends: impl IntoIterator<Item = Holder<BackendLabels>>,
     ) {
-        self.kernel.assign(services, backends);
+        let (services, backends) = self.kernel.assign(services, backends);
+        for (service, backend) in backends {
+            self.forget_backend(&service, &backend);
+        }
+        for service in services {
+            self.forget_service(&service);
+        }
     }
 
     /// Flows given to each live backend.
@@ -218,20 +226,6 @@ impl Metrics {
         }
         self.checks.with_label_values(&[service, backend, result]).inc();
         self.check_seconds.with_label_values(&[service, backend]).observe(took.as_secs_f64());
-    }
-
-    /// Forgets the checks of a backend that was removed.
-    pub fn forget_backend(&self, service: &str, backend: &str, results: &[&str]) {
-        // An error means that there was no such series: what is wanted.
-        let _ = self.check_seconds.remove_label_values(&[service, backend]);
-        for r in results {
-            let _ = self.checks.remove_label_values(&[service, backend, r]);
-        }
-    }
-
-    /// Forgets the ring of a service that was removed.
-    pub fn forget_service(&self, service: &str) {
-        let _ = self.moved_slots.remove_label_values(&[service]);
     }
 
     /// A decision is in the kernel, this long after it fell.
@@ -268,8 +262,8 @@ impl Metrics {
     /// Lets a service's series of passive signals begin at 0.
     pub fn begin_signals(&self, service: &str) {
         self.early_checks.with_label_values(&[service]);
-        for (signal, verdict) in Signal::ALL.iter().flat_map(|s| Verdict::NAMES.map(|v| (s, v))) {
-            self.signals.with_label_values(&[service, signal.name(), verdict]);
+        for (signal, verdict) in signals_by_verdict() {
+            self.signals.with_label_values(&[service, signal, verdict]);
         }
     }
 
@@ -292,6 +286,29 @@ impl Metrics {
     pub fn resets_sent(&self, clients: u64) {
         self.resets_sent.inc_by(clients);
     }
+
+    /// Forgets the checks of a backend.
+    fn forget_backend(&self, service: &str, backend: &str) {
+        // An error means that there was no such series: what is wanted. So for services, too.
+        let _ = self.check_seconds.remove_label_values(&[service, backend]);
+        for result in CheckResult::NAMES {
+            let _ = self.checks.remove_label_values(&[service, backend, result]);
+        }
+    }
+
+    /// Forgets the ring and the signals of a service.
+    fn forget_service(&self, service: &str) {
+        let _ = self.moved_slots.remove_label_values(&[service]);
+        let _ = self.early_checks.remove_label_values(&[service]);
+        for (signal, verdict) in signals_by_verdict() {
+            let _ = self.signals.remove_label_values(&[service, signal, verdict]);
+        }
+    }
+}
+
+/// Every pair of labels of a service's signals.
+fn signals_by_verdict() -> impl Iterator<Item = (&'static str, &'static str)> {
+    Signal::ALL.into_iter().flat_map(|signal| Verdict::NAMES.map(|verdict| (signal.name(), verdict)))
 }
 
 /// A collector that the registry shares with others.

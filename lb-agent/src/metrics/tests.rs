@@ -122,14 +122,31 @@ fn unreadable_counters_are_counted_and_nothing_falls() {
 }
 
 #[test]
-fn a_removed_backend_leaves_no_series_of_checks() {
+fn what_is_removed_leaves_no_series() {
     let (_, m) = fixture();
-    m.check(("superset", "old"), "ok", &["ok", "refused"], Duration::from_millis(2));
+    m.check(("superset", "superset-1"), "ok", &["ok", "refused"], Duration::from_millis(2));
+    m.check(("superset", "superset-2"), "ok", &["ok", "refused"], Duration::from_millis(2));
+    m.begin_signals("superset");
+    m.ring_moved("superset", 17);
     let text = m.text().unwrap();
-    let refused = "lb_health_checks_total{backend=\"old\",result=\"refused\",service=\"superset\"}";
-    assert_eq!(value(&text, refused), Some(0.0));
-    m.forget_backend("superset", "old", &["ok", "refused"]);
-    assert!(!m.text().unwrap().contains("\"old\""));
+    let refused = |b: &str| {
+        format!("lb_health_checks_total{{backend=\"{b}\",result=\"refused\",service=\"superset\"}}")
+    };
+    assert_eq!(value(&text, &refused("superset-1")), Some(0.0));
+
+    // One goes, and the other gets another id.
+    m.assign([holder("superset".to_owned(), 1, 1)], [holder(labels("superset-2"), 7, 1)]);
+    let text = m.text().unwrap();
+    let own = |text: &str, label: &str| {
+        let families = ["lb_health_check", "lb_health_early", "lb_health_signals", "lb_ring_moved"];
+        text.lines().any(|l| l.contains(label) && families.iter().any(|f| l.starts_with(f)))
+    };
+    assert!(!own(&text, "\"superset-1\""), "{text}");
+    assert_eq!(value(&text, &refused("superset-2")), Some(0.0));
+    assert!(value(&text, "lb_ring_moved_slots{service=\"superset\"}").is_some());
+    m.assign([], []);
+    let text = m.text().unwrap();
+    assert!(!own(&text, "\"superset\""), "{text}");
 }
 
 #[test]
