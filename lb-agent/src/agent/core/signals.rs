@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lb_common::abi::ticks_to_millis;
-use lb_common::stats::BackendLoad;
+use lb_common::stats::{BackendLoad, BackendStats};
 use tokio::time::Instant;
 
 use super::Core;
@@ -58,8 +58,8 @@ impl Signals {
                 if is_blameless(&load) && !self.detectors.contains_key(key) {
                     continue;
                 }
-                let answers =
-                    || counters.backend(*id).map_err(|e| failure = Some(e)).ok().map(|s| s.responses);
+                let mut read = || counters.backend(*id).map_err(|e| failure = Some(e)).ok();
+                let answers = || read().map(|stats| answers(service, &stats));
                 let detector = self.detectors.entry(*key).or_default();
                 let found = detector.look(&service.health.passive, &load, now, answers);
                 if !found.is_nothing() {
@@ -69,6 +69,11 @@ impl Signals {
         }
         (all, failure)
     }
+}
+
+/// What resets are compared with: the answers that a backend has begun or, where nobody waits for answers, its flows.
+const fn answers(service: &ServiceSpec, stats: &BackendStats) -> u64 {
+    if service.requests { stats.responses } else { stats.new_flows }
 }
 
 /// Whether it has never cut off a flow, and none of its last SYNs has failed.

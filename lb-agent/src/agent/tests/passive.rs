@@ -21,8 +21,13 @@ struct Checks(Arc<Mutex<Vec<(SocketAddr, CheckResult)>>>);
 
 /// An agent whose backends are all healthy and have been for long, checked every 20 s.
 async fn lab(backends: u8, passive: PassiveSpec) -> (Lab, Checks) {
-    let mut spec: ServiceSpec = service(backends);
-    (spec.health.interval, spec.health.passive) = (20 * SECOND, passive);
+    let mut spec = service(backends);
+    spec.health.passive = passive;
+    lab_of(spec).await
+}
+
+async fn lab_of(mut spec: ServiceSpec) -> (Lab, Checks) {
+    spec.health.interval = 20 * SECOND;
     let checks = Checks::default();
     let results = checks.clone();
     let mut lab = Lab::checked(spec, move |address| {
@@ -123,17 +128,21 @@ async fn answers_that_are_cut_off_count_although_checks_are_good() {
     assert!((30 * SECOND..80 * SECOND).contains(&back), "two good checks after 30 s: {back:?}");
 }
 
+/// Where nobody waits for answers there are none to compare with.
 #[tokio::test(start_paused = true)]
-async fn a_few_of_many_answers_may_be_cut_off() {
-    let (lab, _) = lab(3, PassiveSpec::default()).await;
-    for n in 1..=100 {
-        load(&lab, 1, 0, n);
-        lab.counters.set(|v| {
-            v.backends.insert(2, BackendStats { responses: n * 3, ..BackendStats::ZERO });
-        });
-        sleep(LOOK).await;
+async fn a_few_of_many_answers_or_flows_may_be_cut_off() {
+    for requests in [true, false] {
+        let (lab, _) = lab_of(ServiceSpec { requests, ..service(3) }).await;
+        for n in 1..=100 {
+            load(&lab, 1, 0, n);
+            let (responses, new_flows) = if requests { (n * 3, 0) } else { (0, n * 3) };
+            lab.counters.set(|v| {
+                v.backends.insert(2, BackendStats { responses, new_flows, ..BackendStats::ZERO });
+            });
+            sleep(LOOK).await;
+        }
+        assert_eq!(state(&lab.published.borrow().status, 1), "healthy", "requests = {requests}");
     }
-    assert_eq!(state(&lab.published.borrow().status, 1), "healthy");
 }
 
 /// Half of the backends at most, and it says so.
