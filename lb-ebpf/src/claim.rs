@@ -12,10 +12,11 @@ use lb_common::node::Node;
 use lb_common::offer::Offer;
 use lb_common::reason::Reason;
 
+use crate::arrival::{self, Arrival};
 use crate::family::Family;
 use crate::flow::{self, WAYS_U32};
 use crate::packet::{self, Packet};
-use crate::parse::{self, Frame, Segment};
+use crate::parse::{Frame, Segment};
 use crate::step::Position;
 use crate::{books, clock, hints, maps, parts, select, service, stats};
 
@@ -27,8 +28,7 @@ const TRIES: usize = 4;
 #[inline(always)]
 pub(crate) fn open<F: Family>(packet: &Packet, known: Position) -> Result<Position, Reason> {
     let node = maps::NODE.get(0).ok_or(Reason::Internal)?;
-    let frame = parse::frame::<true>(packet, node)?;
-    let segment = parse::segment::<F>(packet, &frame, &F::parse(packet, &frame)?)?;
+    let Arrival { frame, segment } = arrival::get().ok_or(Reason::Internal)?;
     let (service_id, service) = service::find(&segment.dst, segment.dport).ok_or(Reason::NoService)?;
     if !segment.is_syn() {
         return Err(Reason::FlowUnknown);
@@ -52,8 +52,8 @@ pub(crate) fn open<F: Family>(packet: &Packet, known: Position) -> Result<Positi
     let offer = maps::OPTIONS.get(0).ok_or(Reason::Internal)?.offer;
     publish(
         node,
-        &frame,
-        &segment,
+        frame,
+        segment,
         position,
         &Opening { ctrl, backend, tag: tag(table_hash), offer: &offer },
     );

@@ -13,6 +13,7 @@
 #![feature(asm_experimental_arch)]
 
 mod announce;
+mod arrival;
 mod atomic;
 mod books;
 mod claim;
@@ -101,7 +102,7 @@ fn ip<F: Parts, const TAGS: bool>(context: *mut xdp_md) -> u32 {
         Step::Open(known) => F::open(context, known.0),
         Step::Unanswered(position) => F::unanswered(context, position.0),
         Step::Refused => F::refused(context),
-        Step::Icmp | Step::Group | Step::Reset(_) | Step::Forward(_) => step,
+        Step::Icmp | Step::Group | Step::Reset(_) | Step::Forward(_) | Step::Launch(_) => step,
     };
     step = decided;
     if let Step::Forward(position) = Step::unpack(decided) {
@@ -109,6 +110,7 @@ fn ip<F: Parts, const TAGS: bool>(context: *mut xdp_md) -> u32 {
     }
     match Step::unpack(step) {
         Step::Verdict(verdict) => verdict,
+        Step::Launch(position) => F::launch(context, position.0),
         Step::Icmp => F::icmp(context),
         Step::Group => parts::announce(context),
         Step::Reset(reason) => F::reset(context, reason),

@@ -15,6 +15,7 @@ use lb_common::reason::REASONS;
 use lb_common::service::{MAX_RINGS, MAX_SERVICES, Service, ServiceKey, VipFlags};
 use lb_common::stats::{BackendLoad, BackendStats, ServiceStats, Tokens};
 
+use crate::arrival::Arrival;
 use crate::rings::RingArray;
 
 /// The node's configuration: one value.
@@ -65,6 +66,10 @@ pub(crate) static FLOWS: Array<Slot, 8, { BPF_F_MMAPABLE as usize }> = Array::ne
 /// Hints of the flow table's buckets.
 #[btf_map]
 pub(crate) static HINTS: Array<Hint, 1> = Array::new();
+
+/// The packet that this CPU opens a flow for.
+#[btf_map]
+pub(crate) static ARRIVAL: PerCpuArray<Arrival, 1> = PerCpuArray::new();
 
 /// The options of the SYN that this CPU has before it.
 #[btf_map]

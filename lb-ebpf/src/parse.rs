@@ -28,6 +28,16 @@ pub(crate) struct Frame {
     pub(crate) l3: usize,
 }
 
+impl Frame {
+    /// The same with an offset that the verifier can see the bound of, for one that was kept in a map.
+    #[inline(always)]
+    pub(crate) fn bounded(&self) -> Self {
+        /// Ethernet and two tags are 22 bytes.
+        const MASK: usize = 0x1f;
+        Self { l3: self.l3 & MASK, ..*self }
+    }
+}
+
 /// Layer 3 of a packet that is neither a fragment nor carries options.
 pub(crate) struct Ip {
     pub(crate) src: Addr,

@@ -12,7 +12,7 @@ use crate::family::{Family, V4, V6};
 use crate::flow::Hit;
 use crate::packet::Packet;
 use crate::step::{Position, Step};
-use crate::{announce, claim, finish, flow, forward, icmp, maps, parse, retry, stats, track};
+use crate::{announce, arrival, claim, finish, flow, forward, icmp, maps, parse, retry, stats, track};
 
 /// What the entry point calls for a packet of an IP version.
 pub(crate) trait Parts: Family {
@@ -22,6 +22,8 @@ pub(crate) trait Parts: Family {
     fn tcp_tagged(context: *mut xdp_md, position: u32) -> u64;
     /// Opens a flow for a packet that belongs to none: if it is a SYN to a service.
     fn open(context: *mut xdp_md, known: u32) -> u64;
+    /// Forwards the SYN that has opened the flow at a position.
+    fn launch(context: *mut xdp_md, position: u32) -> u32;
     /// Moves the flow of a SYN that has come again to another backend, if there is one.
     fn unanswered(context: *mut xdp_md, position: u32) -> u64;
     /// Turns a backend's refusal into a SYN to another, if there is one. Otherwise the refusal goes to the client.
@@ -58,6 +60,7 @@ parts!(V4 {
     tcp as tcp_v4(position) -> u64 = tcp::<V4, false>;
     tcp_tagged as tcp_v4_tagged(position) -> u64 = tcp::<V4, true>;
     open as open_v4(known) -> u64 = open::<V4>;
+    launch as launch_v4(position) -> u32 = launch::<V4>;
     unanswered as unanswered_v4(position) -> u64 = unanswered::<V4>;
     refused as refused_v4() -> u64 = refused::<V4>;
     reset as reset_v4(reason) -> u32 = reset::<V4>;
@@ -68,6 +71,7 @@ parts!(V6 {
     tcp as tcp_v6(position) -> u64 = tcp::<V6, false>;
     tcp_tagged as tcp_v6_tagged(position) -> u64 = tcp::<V6, true>;
     open as open_v6(known) -> u64 = open::<V6>;
+    launch as launch_v6(position) -> u32 = launch::<V6>;
     unanswered as unanswered_v6(position) -> u64 = unanswered::<V6>;
     refused as refused_v6() -> u64 = refused::<V6>;
     reset as reset_v6(reason) -> u32 = reset::<V6>;
@@ -91,7 +95,7 @@ pub(crate) extern "C" fn options(context: *mut xdp_md, l4: u32) -> u32 {
     0
 }
 
-/// Forwards a packet of a known flow: of the one at a position, when the caller has just opened it.
+/// Forwards a packet of a known flow: of the one at a position, when the caller has just given it to a backend.
 #[inline(always)]
 fn tcp<F: Family, const TAGS: bool>(context: *mut xdp_md, position: u32) -> u64 {
     let mut packet = Packet::new(context);
@@ -120,13 +124,19 @@ fn forward_tcp<F: Family, const TAGS: bool>(packet: &mut Packet, decided: Positi
     let hit = if decided.is_some() {
         Some(flow::at(node, decided, &segment).ok_or(Reason::TableFull)?)
     } else {
-        flow::of_client(node, &flow::Tuple::of(&segment))
+        flow::of_client(node, &flow::Tuple::of(&segment), false)
     };
     match hit {
-        Some(hit) if segment.is_syn() && has_ended(node, &hit) => Ok(Step::Open(hit.position)),
+        Some(hit) if segment.is_syn() && has_ended(node, &hit) => {
+            arrival::keep(frame, segment);
+            Ok(Step::Open(hit.position))
+        }
         Some(hit) if retry::is_due(&hit, &segment) => Ok(Step::Unanswered(hit.position)),
         Some(hit) => forward::nat::to_backend::<F>(packet, node, &frame, &segment, &hit).map(Step::from),
-        None => Ok(Step::Open(Position::NONE)),
+        None => {
+            arrival::keep(frame, segment);
+            Ok(Step::Open(Position::NONE))
+        }
     }
 }
 
@@ -148,7 +158,15 @@ fn has_ended(node: &Node, hit: &Hit) -> bool {
 #[inline(always)]
 fn open<F: Family>(context: *mut xdp_md, known: u32) -> u64 {
     let packet = Packet::new(context);
-    step(&packet, claim::open::<F>(&packet, Position(known)).map(Step::Forward))
+    step(&packet, claim::open::<F>(&packet, Position(known)).map(Step::Launch))
+}
+
+/// Forwards the SYN that has opened the flow at a position.
+#[inline(always)]
+fn launch<F: Family>(context: *mut xdp_md, position: u32) -> u32 {
+    let mut packet = Packet::new(context);
+    let outcome = forward::nat::launch::<F>(&mut packet, Position(position));
+    finish(&packet, outcome)
 }
 
 /// Moves the flow of a SYN that has come again to another backend, if there is one.

@@ -41,6 +41,8 @@ pub(crate) enum Step {
     Verdict(u32),
     /// Open a flow; in the slot of a closed one of the same tuple, if there is one.
     Open(Position),
+    /// Forward the SYN that has opened the flow at this place.
+    Launch(Position),
     /// Forward the packet in the flow at this place.
     Forward(Position),
     /// The backend refuses the client's SYN: try another.
@@ -73,6 +75,7 @@ impl Step {
             Self::Group => 4 << 32,
             Self::Refused => 5 << 32,
             Self::Unanswered(p) => 6 << 32 | u64::from(p.0),
+            Self::Launch(p) => 8 << 32 | u64::from(p.0),
             Self::Reset(reason) => 7 << 32 | u64::from(reason),
         }
     }
@@ -87,7 +90,8 @@ impl Step {
             4 => Self::Group,
             5 => Self::Refused,
             6 => Self::Unanswered(Position(word as u32)),
-            _ => Self::Reset(word as u32),
+            7 => Self::Reset(word as u32),
+            _ => Self::Launch(Position(word as u32)),
         }
     }
 }

@@ -1,18 +1,21 @@
 //! Full NAT: towards the backend a packet comes from a SNAT address, towards the client from the VIP.
 
 use lb_common::addr::Addr;
+use lb_common::backend::Backend;
 use lb_common::checksum::{apply, negate};
 use lb_common::headers::Tcp;
 use lb_common::node::Node;
 use lb_common::reason::Reason;
 use lb_common::stats::{FROM_BACKEND, FROM_CLIENT};
 
+use crate::arrival::{self, Arrival};
 use crate::family::Family;
 use crate::flow::{self, Hit};
 use crate::forward::{Action, Hop, emit};
 use crate::packet::{Both, Packet};
 use crate::parse::{Frame, Segment};
-use crate::{maps, stats, track};
+use crate::step::Position;
+use crate::{clock, maps, stats, track};
 
 /// Addresses and ports (network order) that a packet gets, and what that changes in its checksums.
 struct Rewrite<'a> {
@@ -41,8 +44,38 @@ pub(crate) fn to_backend<F: Family>(
     if segment.ttl <= 1 {
         return Err(Reason::TtlExpired);
     }
-    let snat = maps::SNAT.get(hit.position.block()).ok_or(Reason::Internal)?;
     let now = track::on_client(node, frame, segment, hit);
+    send::<F>(packet, node, frame, segment, &Leg { hit, backend, now })
+}
+
+/// The SYN that has opened the flow at a position: all that there is to note has just been written.
+#[inline(always)]
+pub(crate) fn launch<F: Family>(packet: &mut Packet, position: Position) -> Result<Action, Reason> {
+    let node = maps::NODE.get(0).ok_or(Reason::Internal)?;
+    let Arrival { frame, segment } = arrival::get().ok_or(Reason::Internal)?;
+    let frame = frame.bounded();
+    let hit = flow::at(node, position, segment).ok_or(Reason::TableFull)?;
+    let backend = hit.backend().ok_or(Reason::BackendGone)?;
+    send::<F>(packet, node, &frame, segment, &Leg { hit: &hit, backend, now: clock::now_wide() })
+}
+
+/// A packet's way from the balancer to its backend.
+struct Leg<'a> {
+    hit: &'a Hit,
+    backend: &'a Backend,
+    now: u64,
+}
+
+#[inline(always)]
+fn send<F: Family>(
+    packet: &mut Packet,
+    node: &Node,
+    frame: &Frame,
+    segment: &Segment,
+    leg: &Leg<'_>,
+) -> Result<Action, Reason> {
+    let Leg { hit, backend, now } = *leg;
+    let snat = maps::SNAT.get(hit.position.block()).ok_or(Reason::Internal)?;
     // SAFETY: points into `FLOWS`; written once, before the flow became visible. Volatile, because the order of
     // these reads and those of `is_lost` matters.
     let (ip_delta, l4_delta) = unsafe {
