@@ -15,6 +15,9 @@ map_value! {
         pub packets: [u64; 2],
         /// Bytes of their IP packets by direction (layer 3, without Ethernet and padding).
         pub bytes: [u64; 2],
+        /// Not a counter: when data last passed in either direction, in ticks of the data path's clock, all 64 bits of
+        /// them: a CPU may have seen none for days. 0 for never. Beside what else every packet writes: one cache line.
+        pub data_seen: u64,
         /// Flows that were given to the backend.
         pub new_flows: u64,
         /// SYNs that it refused: RST in answer.
@@ -26,9 +29,6 @@ map_value! {
         /// Flows that it cut off: an established one that it reset when neither side had closed its own. An answer was
         /// under way, or was to come.
         pub resets: u64,
-        /// Not a counter: when data last passed in either direction, in ticks of the data path's clock, all 64 bits of
-        /// them: a CPU may have seen none for days. 0 for never.
-        pub data_seen: u64,
         /// Responses whose time to first byte was measured (the sum of `first_byte`).
         pub responses: u64,
         /// Sum of those times in ticks.
@@ -39,12 +39,9 @@ map_value! {
 }
 
 map_value! {
-    /// Per service and CPU.
+    /// Per service and CPU: what happens to new flows. Its packets and bytes are those of its backends, which belong to
+    /// one service each, so they are not counted twice.
     pub struct ServiceStats {
-        /// Forwarded packets by direction.
-        pub packets: [u64; 2],
-        /// Bytes of their IP packets by direction.
-        pub bytes: [u64; 2],
         /// Flows that were created.
         pub new_flows: u64,
         /// Of these, how many took an embryonic flow's place.
@@ -170,14 +167,7 @@ impl BackendStats {
 
 impl ServiceStats {
     /// Nothing counted.
-    pub const ZERO: Self = Self {
-        packets: [0; 2],
-        bytes: [0; 2],
-        new_flows: 0,
-        recycled_embryonic: 0,
-        reused_unrested: 0,
-        table_full: 0,
-    };
+    pub const ZERO: Self = Self { new_flows: 0, recycled_embryonic: 0, reused_unrested: 0, table_full: 0 };
 
     /// Both together: another CPU's share, or what was counted before.
     #[must_use]
@@ -193,8 +183,6 @@ impl ServiceStats {
 
     fn zip(&self, other: &Self, f: fn(u64, u64) -> u64) -> Self {
         Self {
-            packets: zip(&self.packets, &other.packets, f),
-            bytes: zip(&self.bytes, &other.bytes, f),
             new_flows: f(self.new_flows, other.new_flows),
             recycled_embryonic: f(self.recycled_embryonic, other.recycled_embryonic),
             reused_unrested: f(self.reused_unrested, other.reused_unrested),

@@ -74,18 +74,15 @@ impl<'a> Tuple<'a> {
     }
 }
 
-/// The flow of a packet from a client; `is_new` says that there is hardly one.
+/// The flow of a packet from a client.
 #[inline(always)]
-pub(crate) fn of_client(node: &Node, tuple: &Tuple<'_>, is_new: bool) -> Option<Hit> {
+pub(crate) fn of_client(node: &Node, tuple: &Tuple<'_>) -> Option<Hit> {
     let (first, blocks) =
         if tuple.client.is_v4() { (node.v4_first, node.v4_blocks) } else { (node.v6_first, node.v6_blocks) };
     let mut hash = flow_hash(node.hash_key, tuple.client, tuple.client_port, tuple.vip, tuple.vip_port);
-    // Most flows stand where they would rather stand. Then the hint, a second cache line, is not read at all. A new one stands
-    // nowhere: then it is the slot that need not be read, for the hints know it.
+    // Most flows stand where they would rather stand. Then the hint, a second cache line, is not read at all.
     let wanted = place(hash, blocks, node.buckets);
-    if !is_new
-        && let Some(hit) = in_way(node, first + wanted.block, wanted.bucket, preferred_way(hash), tuple)
-    {
+    if let Some(hit) = in_way(node, first + wanted.block, wanted.bucket, preferred_way(hash), tuple) {
         return Some(hit);
     }
     let tag = tag(hash);

@@ -90,7 +90,7 @@ fn error<F: Family>(
         return to_client::<F>(packet, node, frame, ip, &hit);
     }
     let tuple = Tuple { client: &dst, client_port: dport, vip: &src, vip_port: sport };
-    match flow::of_client(node, &tuple, false) {
+    match flow::of_client(node, &tuple) {
         Some(hit) => to_backend::<F>(packet, node, frame, ip, &hit),
         None => Err(service::judge_port(&src, sport, Reason::IcmpNoFlow)),
     }

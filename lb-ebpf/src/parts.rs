@@ -124,7 +124,7 @@ fn forward_tcp<F: Family, const TAGS: bool>(packet: &mut Packet, decided: Positi
     let hit = if decided.is_some() {
         Some(flow::at(node, decided, &segment).ok_or(Reason::TableFull)?)
     } else {
-        flow::of_client(node, &flow::Tuple::of(&segment), false)
+        flow::of_client(node, &flow::Tuple::of(&segment))
     };
     match hit {
         Some(hit) if segment.is_syn() && has_ended(node, &hit) => {

@@ -26,13 +26,6 @@ pub(crate) fn count_number(reason: u32) {
 #[inline(always)]
 pub(crate) fn forwarded(ctrl: Ctrl, direction: usize, segment: &Segment, now: u64) {
     let bytes = u64::from(segment.len);
-    if let Some(s) = maps::SERVICE_STATS.get_ptr_mut(u32::from(ctrl.service())) {
-        // SAFETY: as in `count`; `direction` is a constant 0 or 1.
-        unsafe {
-            (*s).packets[direction & 1] += 1;
-            (*s).bytes[direction & 1] += bytes;
-        }
-    }
     if let Some(b) = maps::BACKEND_STATS.get_ptr_mut(u32::from(ctrl.backend())) {
         // SAFETY: as in `count`; `direction` is a constant 0 or 1.
         unsafe {

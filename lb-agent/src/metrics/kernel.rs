@@ -1,5 +1,6 @@
 //! The kernel's counters as metrics, read when Prometheus asks.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lb_common::abi::TICK_SHIFT;
@@ -102,17 +103,27 @@ impl KernelCollector {
         reading.inspect_err(|_| self.failures.inc()).ok()
     }
 
-    fn services(&self, out: &mut Vec<proto::MetricFamily>) -> u64 {
-        let (totals, removed) = {
-            let mut books = self.books();
-            (books.services.totals(|id| self.ok(self.counters.service(id))), *books.services.removed())
-        };
+    /// Totals of the live backends, and by service those of all that it ever had.
+    fn traffic(&self) -> (Vec<(BackendLabels, BackendStats)>, BTreeMap<String, BackendStats>) {
+        let mut books = self.books();
+        let live = books.backends.totals(|id| self.ok(self.counters.backend(id)));
+        let mut services = books.backends.gone().clone();
+        for ((service, _), stats) in &live {
+            let sum = services.entry(service.clone()).or_insert(BackendStats::ZERO);
+            *sum = sum.plus(stats);
+        }
+        (live, services)
+    }
+
+    fn services(&self, traffic: &BTreeMap<String, BackendStats>, out: &mut Vec<proto::MetricFamily>) {
+        let totals = self.books().services.totals(|id| self.ok(self.counters.service(id)));
         let per = |f: &Family, get: fn(&ServiceStats) -> u64| {
             family(f, totals.iter().map(|(name, s)| sample(f, &[name], float(get(s)))).collect())
         };
-        let both = |f: &Family, get: fn(&ServiceStats) -> [u64; 2]| {
-            let samples = totals.iter().flat_map(|(name, s)| {
-                DIRECTIONS.map(|(label, i)| sample(f, &[name, label], float(get(s)[i])))
+        let both = |f: &Family, get: fn(&BackendStats) -> [u64; 2]| {
+            let samples = totals.iter().flat_map(|(name, _)| {
+                let counts = traffic.get(name).map_or([0; 2], get);
+                DIRECTIONS.map(|(label, i)| sample(f, &[name, label], float(counts[i])))
             });
             family(f, samples.collect())
         };
@@ -122,11 +133,9 @@ impl KernelCollector {
         out.push(per(&cat::SERVICE_RECYCLED, |s| s.recycled_embryonic));
         out.push(per(&cat::SERVICE_UNRESTED, |s| s.reused_unrested));
         out.push(per(&cat::SERVICE_TABLE_FULL, |s| s.table_full));
-        totals.iter().map(|(_, s)| s).chain([&removed]).flat_map(|s| s.packets).sum()
     }
 
-    fn backends(&self, out: &mut Vec<proto::MetricFamily>) {
-        let totals = self.backend_totals();
+    fn backends(&self, totals: &[(BackendLabels, BackendStats)], out: &mut Vec<proto::MetricFamily>) {
         let per = |f: &Family, get: fn(&BackendStats) -> u64| {
             family(f, totals.iter().map(|((s, b), t)| sample(f, &[s, b], float(get(t)))).collect())
         };
@@ -195,8 +204,10 @@ impl Collector for KernelCollector {
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
         let mut out = Vec::with_capacity(FAMILIES.len());
-        let forwarded = self.services(&mut out);
-        self.backends(&mut out);
+        let (backends, services) = self.traffic();
+        let forwarded = services.values().flat_map(|s| s.packets).sum();
+        self.services(&services, &mut out);
+        self.backends(&backends, &mut out);
         self.loads(&mut out);
         self.packets(forwarded, &mut out);
         self.table(&mut out);

@@ -49,16 +49,40 @@ pub struct Holder<K> {
     pub adopted: bool,
 }
 
+/// Names of holders, and the group that each belongs to.
+pub trait Labels: Ord + Clone {
+    /// Name of a group.
+    type Group: Ord + Clone;
+    /// The group of the holder with this name.
+    fn group(&self) -> Self::Group;
+}
+
+/// A service is its own group.
+impl Labels for String {
+    type Group = Self;
+    fn group(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// A backend's is its service.
+impl Labels for (String, String) {
+    type Group = String;
+    fn group(&self) -> String {
+        self.0.clone()
+    }
+}
+
 /// Turns counters by id into totals by name.
 ///
 /// A holder's total is what the kernel counted since it got the id, and what earlier holders of the same name
 /// left behind. A reading that fails costs exactness, never the rise: the last total stands in for it.
 #[derive(Debug)]
-pub struct Ledger<K, S> {
+pub struct Ledger<K: Labels, S> {
     live: BTreeMap<K, Live<S>>,
     left: BTreeMap<K, S>,
     left_order: VecDeque<K>,
-    removed: S,
+    gone: BTreeMap<K::Group, S>,
 }
 
 #[derive(Debug)]
@@ -84,13 +108,18 @@ impl<S: Sums> Live<S> {
     }
 }
 
-impl<K: Ord + Clone, S: Sums> Default for Ledger<K, S> {
+impl<K: Labels, S: Sums> Default for Ledger<K, S> {
     fn default() -> Self {
-        Self { live: BTreeMap::new(), left: BTreeMap::new(), left_order: VecDeque::new(), removed: S::ZERO }
+        Self {
+            live: BTreeMap::new(),
+            left: BTreeMap::new(),
+            left_order: VecDeque::new(),
+            gone: BTreeMap::new(),
+        }
     }
 }
 
-impl<K: Ord + Clone, S: Sums> Ledger<K, S> {
+impl<K: Labels, S: Sums> Ledger<K, S> {
     /// Says who holds which id from now on. Call it before the change is written to the kernel; `read` gives
     /// the counters of an id and is asked only for holders that come or go. Gives the names that hold nothing any more.
     pub fn assign(
@@ -115,7 +144,9 @@ impl<K: Ord + Clone, S: Sums> Ledger<K, S> {
             }
             let before = self.left.remove(&labels).unwrap_or(S::ZERO);
             self.left_order.retain(|k| *k != labels);
-            self.removed = self.removed.since(&before);
+            if let Some(gone) = self.gone.get_mut(&labels.group()) {
+                *gone = gone.since(&before);
+            }
             let base = if h.adopted { Some(S::ZERO) } else { read(h.id) };
             self.live.insert(labels, Live { id: h.id, generation: h.generation, base, before, last: before });
         }
@@ -137,16 +168,17 @@ impl<K: Ord + Clone, S: Sums> Ledger<K, S> {
         self.live.iter().map(|(k, l)| (k.clone(), l.id, l.generation)).collect()
     }
 
-    /// Everything that holders left behind who are gone now.
+    /// Everything that holders left behind who are gone now, by their group.
     #[must_use]
-    pub const fn removed(&self) -> &S {
-        &self.removed
+    pub const fn gone(&self) -> &BTreeMap<K::Group, S> {
+        &self.gone
     }
 
     fn retire(&mut self, labels: K, read: impl Fn(u16) -> Option<S>) {
         let Some(mut live) = self.live.remove(&labels) else { return };
         let total = read(live.id).map_or(live.last, |reading| live.total(&reading));
-        self.removed = self.removed.plus(&total);
+        let gone = self.gone.entry(labels.group()).or_insert(S::ZERO);
+        *gone = gone.plus(&total);
         self.left.insert(labels.clone(), total);
         self.left_order.push_back(labels);
         if self.left_order.len() > REMEMBERED
@@ -161,6 +193,11 @@ impl<K: Ord + Clone, S: Sums> Ledger<K, S> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    impl Labels for u8 {
+        type Group = ();
+        fn group(&self) {}
+    }
 
     fn holder(labels: u8, id: u16, generation: u16) -> Holder<u8> {
         Holder { labels, id, generation, adopted: false }
@@ -183,9 +220,9 @@ mod tests {
         let mut l = Ledger::default();
         l.assign([holder(1, 7, 1)], |_| Some(flows(0)));
         l.assign([], |_| Some(flows(40)));
-        assert_eq!(l.removed().new_flows, 40);
+        assert_eq!(l.gone()[&()].new_flows, 40);
         l.assign([holder(1, 9, 1)], |_| Some(flows(1000)));
-        assert_eq!(l.removed().new_flows, 0);
+        assert_eq!(l.gone()[&()].new_flows, 0);
         assert_eq!(l.totals(|_| Some(flows(1005))), vec![(1, flows(45))]);
     }
 
@@ -198,7 +235,7 @@ mod tests {
         assert_eq!(l.totals(|_| Some(flows(101))), vec![(2, flows(1))], "not cleared yet");
         assert_eq!(l.totals(|_| Some(flows(3))), vec![(2, flows(4))]);
         assert_eq!(l.totals(|_| Some(flows(103))), vec![(2, flows(104))]);
-        assert_eq!(l.removed().new_flows, 100);
+        assert_eq!(l.gone()[&()].new_flows, 100);
     }
 
     #[test]
@@ -268,7 +305,7 @@ mod tests {
                     let before = seen.insert(*name, s.new_flows).unwrap_or(0);
                     prop_assert!(s.new_flows >= before, "{name}: {before} then {}", s.new_flows);
                 }
-                let sum = totals.iter().map(|(_, s)| s.new_flows).sum::<u64>() + ledger.removed().new_flows;
+                let sum = totals.iter().map(|(_, s)| s.new_flows).sum::<u64>() + ledger.gone().get(&()).map_or(0, |gone| gone.new_flows);
                 prop_assert!(sum >= grand, "{grand} then {sum}");
                 prop_assert!(sum <= counted);
                 grand = sum;

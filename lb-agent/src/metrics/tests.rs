@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use lb_common::reason::Reason;
-use lb_common::stats::{BackendStats, ServiceStats};
+use lb_common::stats::BackendStats;
 
 use super::testing::FakeCounters;
 use super::*;
@@ -67,7 +67,7 @@ fn every_reason_is_exported_from_zero_and_forwarded_is_the_sum_of_services() {
         v.reasons.insert(Reason::TableFull as u32, 5);
     });
     kernel.set(|v| {
-        v.services.insert(1, ServiceStats { packets: [30, 12], ..ServiceStats::ZERO });
+        v.backends.insert(1, BackendStats { packets: [30, 12], ..BackendStats::ZERO });
     });
     let text = m.text().unwrap();
     for r in Reason::ALL {
@@ -98,20 +98,25 @@ fn a_reused_id_does_not_give_its_counts_to_the_next_backend() {
 }
 
 #[test]
-fn a_removed_service_stays_in_the_forwarded_total() {
+fn a_removed_backend_stays_in_the_totals() {
     let (kernel, m) = fixture();
     kernel.set(|v| {
-        v.services.insert(1, ServiceStats { packets: [30, 12], ..ServiceStats::ZERO });
+        v.backends.insert(1, BackendStats { packets: [30, 12], ..BackendStats::ZERO });
     });
+    let of_service = "lb_service_packets_total{direction=\"from_client\",service=\"superset\"}";
+    m.assign([holder("superset".to_owned(), 1, 1)], []);
+    assert_eq!(value(&m.text().unwrap(), of_service), Some(30.0), "the backend's service is still there");
     m.assign([], []);
-    assert_eq!(value(&m.text().unwrap(), "lb_packets_total{reason=\"forwarded\"}"), Some(42.0));
+    let text = m.text().unwrap();
+    assert_eq!(value(&text, of_service), None);
+    assert_eq!(value(&text, "lb_packets_total{reason=\"forwarded\"}"), Some(42.0));
 }
 
 #[test]
 fn unreadable_counters_are_counted_and_nothing_falls() {
     let (kernel, m) = fixture();
     kernel.set(|v| {
-        v.services.insert(1, ServiceStats { packets: [30, 12], ..ServiceStats::ZERO });
+        v.backends.insert(1, BackendStats { packets: [30, 12], ..BackendStats::ZERO });
     });
     m.text().unwrap();
     kernel.set(|v| v.broken = true);
