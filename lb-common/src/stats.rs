@@ -213,7 +213,7 @@ mod tests {
         a.first_byte[7] = 2;
         assert_eq!(a.plus(&a).since(&a), a);
         assert_eq!(BackendStats::ZERO.since(&a), BackendStats::ZERO);
-        let s = ServiceStats { table_full: 3, packets: [1, 2], ..ServiceStats::ZERO };
+        let s = ServiceStats { table_full: 3, new_flows: 2, ..ServiceStats::ZERO };
         assert_eq!(s.plus(&s).since(&s), s);
     }
 
