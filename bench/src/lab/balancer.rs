@@ -7,11 +7,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use lb_tests::lab::object::{self, Object};
 use lb_tests::lab::rivals::{self, Frontend, Haproxy, spawn, write};
 use lb_tests::lab::{CLIENT, LB, Lab, Process};
 use lb_tests::packet::world::Family::V4;
 
-use super::object::{self, Object, Rewrite};
+use super::forwarder::{Rewrite, forward};
 use super::stand::{PORT_SHIFT, SERVICES, Service};
 
 /// A program that is measured.
@@ -143,7 +144,7 @@ fn forwarder(lab: &Lab) -> Result<Vec<Object>> {
         out: object::interface(lab, LB, "eth0")?,
         next_hop: object::interface(lab, CLIENT, "eth0")?.mac,
     };
-    Ok(vec![object::forward(lab, LB, &request)?, object::forward(lab, LB, &response)?])
+    Ok(vec![forward(lab, LB, &request)?, forward(lab, LB, &response)?])
 }
 
 /// The agent's binary: what xtask built, or what lies beside this program.

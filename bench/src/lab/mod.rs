@@ -9,7 +9,7 @@ mod aims;
 mod balancer;
 mod cpu;
 mod exchange;
-mod object;
+mod forwarder;
 mod rate;
 mod row;
 mod stand;

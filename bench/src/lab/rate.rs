@@ -5,29 +5,26 @@
 //! and so has a part in the rate, but not in the time per packet. The generator has the other CPU and sends more than
 //! anybody can forward.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use aya::{TestRun, TestRunAttrs, TestRunOptions};
-use lb_common::checksum::sum;
-use lb_tests::lab::{CLIENT, LB, wait_until};
+use anyhow::{Result, bail, ensure};
+use lb_tests::lab::generator::Generator;
+use lb_tests::lab::object::{self, Object};
+use lb_tests::lab::{LB, wait_until};
 use lb_tests::packet::world::Family::V4;
 use lb_tests::packet::{Packet, tcp4};
 
 use super::cpu;
-use super::object::{self, Object};
 use super::stand::{Service, Stand};
 use super::task_clock::TaskClock;
 
 /// First source address of the flows; each has 4,096 ports.
-const CLIENTS: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 0));
+const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 /// Where the client must be reached for the answers to SYNs.
 const CLIENT_NET: &str = "198.18.0.0/15";
 /// Flows of the SYNs: more than can come twice in one measurement.
 const NEVER_AGAIN: u64 = 1 << 28;
-/// Frames that the kernel makes before it sends them.
-const BATCH: u32 = 64;
 /// Frames of one system call while measuring.
 const REPEAT: u64 = 1 << 18;
 /// How often flows that are missing are sent again.
@@ -85,10 +82,10 @@ fn establish(stand: &Stand, backend: &str, flows: u64) -> Result<()> {
     let mut missing = flows;
     // What is lost on the way is sent again.
     for _ in 0..TRIES {
-        syns.send(stand, flows)?;
-        segments.send(stand, flows)?;
+        send(stand, &mut syns, flows)?;
+        send(stand, &mut segments, flows)?;
         let before: u64 = answer.read("RECEIVED")?;
-        segments.send(stand, flows)?;
+        send(stand, &mut segments, flows)?;
         let arrived = settle(&answer)? - before;
         missing = flows.saturating_sub(arrived);
         if missing * 1000 <= flows {
@@ -106,7 +103,7 @@ fn forward(stand: &Stand, sink: &Object, thread: u32, kind: Traffic, duration: D
     let (clock, received) = (TaskClock::start(thread)?, settle(sink)?);
     let start = Instant::now();
     while start.elapsed() < duration {
-        generator.send(stand, REPEAT)?;
+        send(stand, &mut generator, REPEAT)?;
     }
     let (took, forwarded) = (start.elapsed(), settle(sink)? - received);
     let spent = clock.read()?;
@@ -137,65 +134,14 @@ fn settle(receiver: &Object) -> Result<u64> {
     error.map_or(Ok(last), Err)
 }
 
-/// A loaded generator for one kind of frame.
-struct Generator {
-    object: Object,
-    frame: Vec<u8>,
-    ingress: u32,
-}
-
-impl Generator {
-    /// Sends this many frames from the client, on the client's CPU.
-    fn send(&mut self, stand: &Stand, frames: u64) -> Result<()> {
-        let length = u32::try_from(self.frame.len()).context("length of a frame")?;
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context: Vec<u8> =
-            [0, length, 0, self.ingress, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
-        let program = self.object.program("generate")?;
-        let options = TestRunOptions {
-            data_in: Some(&self.frame),
-            ctx_in: Some(&context),
-            repeat: u32::try_from(frames).context("number of frames")?,
-            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
-            ..TestRunOptions::new()
-        };
-        stand.client(|| {
-            cpu::run_first(0, 1)?;
-            program.test_run(options).context("send live frames").map(drop)
-        })
-    }
+/// Sends frames from the client, on the client's CPU and before all else there.
+fn send(stand: &Stand, generator: &mut Generator, frames: u64) -> Result<()> {
+    stand.client(|| {
+        cpu::run_first(0, 1)?;
+        generator.send(frames)
+    })
 }
 
 fn generator(stand: &Stand, packet: &Packet, flows: u64) -> Result<Generator> {
-    let ours = object::interface(&stand.lab, CLIENT, "eth0")?;
-    let balancer = object::interface(&stand.lab, LB, "eth0")?;
-    let target = stand.target(Service::Web);
-    let packet = packet.clone().src_mac(ours.mac).dst_mac(balancer.mac);
-    let packet = packet.src_ip(CLIENTS).dst_ip(target.ip()).src_port(0).dst_port(target.port()).pad_to(60);
-    let mut frame = packet.build();
-    frame[24..26].fill(0);
-    frame[50..52].fill(0);
-    // The program adds source address and port, whose part of the sum is not here. The pseudo header (RFC 9293
-    // §3.1) has addresses, protocol and length.
-    let dest = sum(&frame[30..34]);
-    let length = u16::try_from(frame[34..54].len()).context("length of a header")?;
-    let ip_sum = sum(&frame[14..26]) + dest;
-    let tcp_sum = sum(&frame[34..54]) + dest + sum(&[0, 6]) + sum(&length.to_be_bytes());
-    let mut object = Object::load(|loader| {
-        loader
-            .override_global("FLOWS", &flows, true)
-            .override_global("IP_SUM", &ip_sum, true)
-            .override_global("TCP_SUM", &tcp_sum, true);
-    })?;
-    let words: Vec<u64> = frame.chunks_exact(8).map(word).collect();
-    let words: [u64; 7] = words.try_into().map_err(|_| anyhow::anyhow!("the frame has no seven words"))?;
-    object.write("TEMPLATE", &words)?;
-    object.program("generate")?;
-    Ok(Generator { object, frame, ingress: ours.index })
-}
-
-fn word(bytes: &[u8]) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(bytes);
-    u64::from_ne_bytes(word)
+    Generator::new(&stand.lab, stand.target(Service::Web), packet, CLIENTS, flows)
 }

@@ -12,7 +12,9 @@
 
 mod agent;
 mod cleanup;
+pub mod generator;
 mod namespace;
+pub mod object;
 mod process;
 pub mod programs;
 pub mod rivals;
