@@ -42,19 +42,20 @@ fn run(arguments: &Arguments) -> Result<Vec<String>> {
     allow_many_files();
     let out = arguments.out.clone().unwrap_or_else(|| machine::root().join("target/proof"));
     let mut failures = Vec::new();
-    for (name, outcome) in proof::run_all(&arguments.names) {
+    proof::run_all(&arguments.names, |name, outcome| {
         while is_ending() {
             // The process ends from another thread, which removes the labs first.
             std::thread::park();
         }
-        match outcome {
-            Ok(report) => {
-                println!("{}", report.text());
-                println!("{}\n", report.save(&out)?.display());
-                failures.extend(report.failure());
-            }
+        let saved = outcome.and_then(|report| {
+            println!("{}", report.text());
+            println!("{}\n", report.save(&out)?.display());
+            Ok(report.failure())
+        });
+        match saved {
+            Ok(failure) => failures.extend(failure),
             Err(e) => failures.push(format!("{}: {}", name.text(), format!("{e:#}").replace('\n', " "))),
         }
-    }
+    });
     Ok(failures)
 }

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -12,9 +14,6 @@ use tokio::time::{MissedTickBehavior, interval, timeout_at};
 
 use crate::e2e::Client;
 
-/// What is asked of whoever answers.
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: vip\r\nConnection: close\r\n\r\n";
-
 /// One attempt to connect and be answered.
 #[derive(Clone, Debug)]
 pub struct Attempt {
@@ -24,11 +23,17 @@ pub struct Attempt {
     pub over: Instant,
     /// Whether there was a connection, or why there was none.
     pub connected: Result<(), io::ErrorKind>,
-    /// Whether the answer was whole.
-    pub answered: bool,
+    /// Whether the answer was whole, or why it was not.
+    pub answered: Result<(), io::ErrorKind>,
 }
 
 impl Attempt {
+    /// Whether anything went wrong.
+    #[must_use]
+    pub const fn failed(&self) -> bool {
+        self.connected.is_err() || self.answered.is_err()
+    }
+
     /// How long it took.
     #[must_use]
     pub fn took(&self) -> Duration {
@@ -42,11 +47,35 @@ pub struct Attempts {
     task: JoinHandle<Vec<Attempt>>,
 }
 
+/// Which attempts, and how many.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where to connect to.
+    pub target: SocketAddr,
+    /// What to ask for.
+    pub path: String,
+    /// Attempts a second, whatever becomes of those before.
+    pub rate: u32,
+    /// When to begin no more.
+    pub until: Until,
+    /// After this an attempt is given up.
+    pub patience: Duration,
+}
+
+/// When attempts end.
+#[derive(Clone, Debug)]
+pub enum Until {
+    /// After so many.
+    Count(u32),
+    /// When this is set.
+    Stopped(Arc<AtomicBool>),
+}
+
 impl Attempts {
-    /// Starts `count` attempts, `rate` a second whatever becomes of those before; each is given up after `patience`.
+    /// Starts attempts.
     #[must_use]
-    pub fn start(client: &Client, target: SocketAddr, rate: u32, count: u32, patience: Duration) -> Self {
-        Self { task: client.spawn(pace(target, rate, count, patience)) }
+    pub fn start(client: &Client, plan: Plan) -> Self {
+        Self { task: client.spawn(pace(plan)) }
     }
 
     /// Waits for the last of them.
@@ -58,32 +87,44 @@ impl Attempts {
     }
 }
 
-async fn pace(target: SocketAddr, rate: u32, count: u32, patience: Duration) -> Vec<Attempt> {
+async fn pace(plan: Plan) -> Vec<Attempt> {
     let mut tasks = JoinSet::new();
-    let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
+    let mut ticks = interval(Duration::from_secs(1) / plan.rate.max(1));
     // Late ones catch up: the number and the mean rate are kept.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    for _ in 0..count {
+    let request: Arc<str> =
+        format!("GET {} HTTP/1.1\r\nHost: vip\r\nConnection: close\r\n\r\n", plan.path).into();
+    for number in 0.. {
         ticks.tick().await;
-        tasks.spawn(attempt(target, patience));
+        let over = match &plan.until {
+            Until::Count(count) => number >= *count,
+            Until::Stopped(stopped) => stopped.load(Ordering::Relaxed),
+        };
+        if over {
+            break;
+        }
+        tasks.spawn(attempt(plan.target, Arc::clone(&request), plan.patience));
     }
     tasks.join_all().await
 }
 
-async fn attempt(target: SocketAddr, patience: Duration) -> Attempt {
+async fn attempt(target: SocketAddr, request: Arc<str>, patience: Duration) -> Attempt {
     let begun = Instant::now();
     let deadline = tokio::time::Instant::from_std(begun + patience);
     let connected = timeout_at(deadline, TcpStream::connect(target)).await;
     let (connected, answered) = match connected {
-        Ok(Ok(stream)) => (Ok(()), timeout_at(deadline, ask(stream)).await.is_ok_and(|got| got.is_ok())),
-        Ok(Err(e)) => (Err(e.kind()), false),
-        Err(_) => (Err(io::ErrorKind::TimedOut), false),
+        Ok(Ok(stream)) => {
+            let answer = timeout_at(deadline, ask(stream, &request)).await;
+            (Ok(()), answer.unwrap_or(Err(io::ErrorKind::TimedOut.into())).map_err(|e| e.kind()))
+        }
+        Ok(Err(e)) => (Err(e.kind()), Err(e.kind())),
+        Err(_) => (Err(io::ErrorKind::TimedOut), Err(io::ErrorKind::TimedOut)),
     };
     Attempt { begun, over: Instant::now(), connected, answered }
 }
 
-async fn ask(mut stream: TcpStream) -> io::Result<()> {
-    stream.write_all(REQUEST).await?;
+async fn ask(mut stream: TcpStream, request: &str) -> io::Result<()> {
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     if answer.starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }

@@ -11,6 +11,14 @@ pub enum Name {
     Hang,
     /// A backend's link is cut under load: who notices, and how soon
     Cut,
+    /// Requests of very different cost: how even the waiting work is, and how long the slowest take
+    Uneven,
+    /// After two million flows of every kind the counters are what the flow table says
+    Accounting,
+    /// Every backend is drained and restarted under load with 30-second queries: nobody notices
+    Rolling,
+    /// Queries of 300 s in silence outlive a million other flows and a SYN flood
+    Silence,
 }
 
 impl Name {
@@ -21,6 +29,10 @@ impl Name {
             Self::Kill => "kill",
             Self::Hang => "hang",
             Self::Cut => "cut",
+            Self::Uneven => "uneven",
+            Self::Accounting => "accounting",
+            Self::Rolling => "rolling",
+            Self::Silence => "silence",
         }
     }
 }

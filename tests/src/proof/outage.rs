@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::arena::{Arena, Contender};
-use super::attempts::{Attempt, Attempts, quantile};
+use super::attempts::{Attempt, Attempts, Plan, Until, quantile};
 use super::{Name, Report, progress, survivors};
 use crate::lab::backend_host;
 
@@ -64,12 +64,12 @@ impl Outcome {
 
     fn of(attempts: &[Attempt], lost: Instant) -> Self {
         let (after, before): (Vec<_>, Vec<_>) = attempts.iter().partition(|a| a.begun >= lost);
-        let mut times: Vec<Duration> = after.iter().filter(|a| a.answered).map(|a| a.took()).collect();
+        let mut times: Vec<Duration> = after.iter().filter(|a| !a.failed()).map(|a| a.took()).collect();
         Self {
             attempts: after.len(),
-            failed: after.iter().filter(|a| a.connected.is_err() || !a.answered).count(),
+            failed: after.iter().filter(|a| a.failed()).count(),
             slow: times.iter().filter(|took| **took > SLOW).count(),
-            in_flight: before.iter().filter(|a| a.connected.is_err() || !a.answered).count(),
+            in_flight: before.iter().filter(|a| a.failed()).count(),
             times: [0.5, 0.99, 1.0].map(|share| quantile(&mut times, share)),
         }
     }
@@ -157,7 +157,14 @@ pub fn hang_or_cut(loss: Loss) -> Result<Report> {
 /// When the load cannot be sent or the backend not be lost.
 pub fn lose(arena: &mut Arena, loss: Loss, size: Size) -> Result<Outcome> {
     let client = arena.client()?;
-    let attempts = Attempts::start(&client, arena.vip(), size.rate, size.attempts, PATIENCE);
+    let plan = Plan {
+        target: arena.vip(),
+        path: "/".to_owned(),
+        rate: size.rate,
+        until: Until::Count(size.attempts),
+        patience: PATIENCE,
+    };
+    let attempts = Attempts::start(&client, plan);
     thread::sleep(BEFORE);
     match loss {
         // Returns when the process is gone.
