@@ -21,7 +21,7 @@ use name::Name;
 ///
 /// Sets up and builds with optimization first. Works in network namespaces of this machine, with real servers and the
 /// real agent; all of it is gone afterwards. Prints a table for each proof and writes target/proof/NAME.json. Exit status
-/// 0 when every aim holds; otherwise the last lines say which does not. Needs root.
+/// 0 when every aim holds; otherwise the last lines say which does not. "all" takes about nine minutes. Needs root.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which proof; "list" says in a line each what they prove

@@ -38,6 +38,7 @@ const NEVER_AGAIN: u64 = 1 << 28;
 pub fn prove() -> Result<Report> {
     progress("silence: 300 s");
     let mut arena = Arena::new(Contender::Evenkeel("least-waiting"), 3)?;
+    arena.lab().without_queues()?;
     // Answers to the generator's clients go where those would be.
     let client = arena.lab().topology().client(V4).to_string();
     arena.lab().exec(crate::lab::LB, &["ip", "route", "add", "198.18.0.0/15", "via", &client])?;
