@@ -136,7 +136,7 @@ pub struct Flow {
     pub half_closed: bool,
     /// Ticks since the client's last packet.
     pub client_silent: u32,
-    /// Ticks since the backend's last packet, or since the flow was made.
+    /// Ticks since the backend's last packet; while there was none, since the client's.
     pub backend_silent: u32,
     /// Ticks since the request that is not answered yet.
     pub waiting: Option<u32>,
@@ -163,7 +163,10 @@ impl Flow {
             state: ctrl.state(),
             half_closed: ctrl.is_half_closed(),
             client_silent: age(slot.client_seen, now.seen),
-            backend_silent: age(slot.backend_seen, now.seen),
+            backend_silent: age(
+                if ctrl.is_unheard() { slot.client_seen } else { slot.backend_seen },
+                now.seen,
+            ),
             waiting: ctrl.is_waiting().then(|| age(slot.waiting_since, now.exact)),
         })
     }

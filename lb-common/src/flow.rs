@@ -92,14 +92,33 @@ pub struct Ctrl(pub u64);
 const FIN_CLIENT: u64 = 1 << 8;
 const FIN_BACKEND: u64 = 1 << 9;
 const WAITING: u64 = 1 << 10;
+const UNHEARD: u64 = 1 << 11;
 const STATE_MASK: u64 = 0xff;
 
 impl Ctrl {
-    /// A fresh word without flags.
+    /// A fresh word. One of [`State::Syn`] says that the backend was not heard; no other flag is set.
     #[inline(always)]
     #[must_use]
     pub const fn new(state: State, service: u16, backend: u16, generation: u16) -> Self {
-        Self(state as u64 | (service as u64) << 16 | (backend as u64) << 32 | (generation as u64) << 48)
+        let unheard = if matches!(state, State::Syn) { UNHEARD } else { 0 };
+        let owner = (service as u64) << 16 | (backend as u64) << 32 | (generation as u64) << 48;
+        Self(state as u64 | unheard | owner)
+    }
+
+    /// Whether the backend has not answered the SYN, or had not when the flow ended: then the slot's `backend_seen`,
+    /// `backend_next` and `waiting_since` hold what the client offered ([`crate::offer`]). The mark changes together with the state, so
+    /// nobody can take the one for the other.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unheard(self) -> bool {
+        self.0 & UNHEARD != 0
+    }
+
+    /// Whether both words are of flows of the same service and the same backend in the same generation.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_owner_of(self, other: Self) -> bool {
+        self.0 >> 16 == other.0 >> 16
     }
 
     /// Where the flow is in its life.
@@ -224,7 +243,7 @@ impl Ctrl {
         let mut next = self;
         match (self.state(), side) {
             (State::Syn, Side::Backend) if flags & (SYN | ACK) == SYN | ACK => {
-                next = next.with_state(State::Answered);
+                next = Self(next.with_state(State::Answered).0 & !UNHEARD);
             }
             (State::Answered, Side::Client) if flags & (SYN | ACK) == ACK => {
                 next = next.with_state(State::Established);
@@ -253,14 +272,14 @@ map_value! {
         pub client: Addr,
         /// Time of the client's last packet, in ticks.
         pub client_seen: u32,
-        /// Time of the backend's last packet, in ticks; before there is one, see [`crate::offer`].
+        /// Time of the backend's last packet, in ticks; while [`Ctrl::is_unheard`], see [`crate::offer`].
         pub backend_seen: u32,
-        /// Time when the flow last began to wait for an answer, in ticks of `CLOCK_MONOTONIC`. Of meaning while [`Ctrl::is_waiting`]; before
-        /// the backend has answered the SYN, see [`crate::offer`].
+        /// Time when the flow last began to wait for an answer, in ticks of `CLOCK_MONOTONIC`. Of meaning while [`Ctrl::is_waiting`]; while
+        /// [`Ctrl::is_unheard`], see [`crate::offer`].
         pub waiting_since: u32,
         /// Sequence number that follows the client's last new byte.
         pub client_next: u32,
-        /// Sequence number that follows the backend's last new byte; before there is one, see [`crate::offer`].
+        /// Sequence number that follows the backend's last new byte; while [`Ctrl::is_unheard`], see [`crate::offer`].
         pub backend_next: u32,
         /// Client port, network order.
         pub client_port: u16,
@@ -323,14 +342,13 @@ impl Slot {
         let now = now.wrapping_add(AHEAD);
         let (c, b) = (now.wrapping_sub(self.client_seen), now.wrapping_sub(self.backend_seen));
         // Until the backend has answered, its field holds no time. Without a branch, as below.
-        let unheard = (((ctrl.0 & STATE_MASK) ^ State::Syn as u64).wrapping_sub(1) >> 63) as u32;
-        let b = b | unheard.wrapping_neg();
+        let b = b | (((ctrl.0 / UNHEARD) & 1) as u32).wrapping_neg();
         let silence = if c < b { c } else { b } as i64 - AHEAD as i64;
         // What is below 0 is 0; without a branch, which the verifier would follow both ways for each slot.
         (silence & !(silence >> 63)).cast_unsigned() as u32
     }
 
-    /// What the client's SYN offered. Of meaning while the state is [`State::Syn`].
+    /// What the client's SYN offered. Of meaning while [`Ctrl::is_unheard`].
     #[inline(always)]
     #[must_use]
     pub const fn offer(&self) -> Offer {
@@ -364,6 +382,23 @@ mod tests {
             assert_eq!((at(3, 5), at(-7, 5), at(100_000, 100_000)), (0, 0, 0));
             assert_eq!(at(-1_000_000_000, -2_000_000_000), 1_000_000_000);
         }
+    }
+
+    /// What the client offered is never taken for a time, even after the flow has ended.
+    #[test]
+    fn an_offer_is_no_time() {
+        let syn = Ctrl::new(State::Syn, 1, 2, 3);
+        let answered = syn.after(Side::Backend, SYN | ACK);
+        for offer in [0, 990, 1000, u32::MAX] {
+            let slot = Slot { client_seen: 900, backend_seen: offer, ..Slot::EMPTY };
+            for word in [syn, syn.closed(), syn.after(Side::Client, RST), syn.with_state(State::Claiming)] {
+                assert!(word.is_unheard());
+                assert_eq!(slot.silence(word, 1000), 100, "{word:?} {offer}");
+            }
+        }
+        let heard = Slot { client_seen: 900, backend_seen: 990, ..Slot::EMPTY };
+        assert!(!answered.is_unheard() && !answered.closed().is_unheard());
+        assert_eq!(heard.silence(answered.closed(), 1000), 10);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a client's SYN offered, kept so that the same SYN can be sent to another backend.
 //!
-//! A slot has no room of its own for it. While a flow's state is `Syn` three of the slot's words have no other meaning:
-//! the backend has not been heard, has sent nothing, and nothing waits. The offer lives in them. An option that is not
+//! A slot has no room of its own for it. While the backend is unheard ([`crate::flow::Ctrl::is_unheard`]) three of the slot's words
+//! have no other meaning: it has not been seen, has sent nothing, and nothing waits. The offer lives in them. An option that is not
 //! kept (fast open, multipath TCP) is left out of the second SYN, which every such option allows.
 
 use core::ptr::{from_mut, from_ref};
@@ -20,7 +20,7 @@ map_value! {
         pub sizes: u32,
         /// Bits 0-11 and 12-23: backends that had the SYN before the one that has it now, the last first, 0 for none.
         /// 24-27: window scale (RFC 7323 §2), 15 for none. 28: selective acknowledgement permitted (RFC 2018). 29:
-        /// there is a timestamp. In `Slot::backend_next`.
+        /// there is a timestamp. 30: the SYN carried data. In `Slot::backend_next`.
         pub rest: u32,
         /// The timestamp (RFC 7323 §3). In `Slot::waiting_since`.
         pub timestamp: u32,
@@ -38,6 +38,9 @@ const SCALE_MASK: u32 = 15 << SCALE_SHIFT;
 const NO_SCALE: u32 = 15 << SCALE_SHIFT;
 const HAS_SACK: u32 = 1 << 28;
 const HAS_TIMESTAMP: u32 = 1 << 29;
+const DATA_SHIFT: u32 = 30;
+/// Most data that a SYN can carry: no IP packet is longer.
+const MAX_DATA: u32 = 0xffff;
 
 impl Offer {
     /// A SYN without options, tried nowhere.
@@ -45,6 +48,22 @@ impl Offer {
     #[must_use]
     pub const fn plain(window: u16) -> Self {
         Self { sizes: window as u32, rest: NO_SCALE, timestamp: 0 }
+    }
+
+    /// The same offer of a SYN with so much data (RFC 7413).
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_data(self, payload: u32) -> Self {
+        Self { rest: self.rest | ((payload != 0) as u32) << DATA_SHIFT, ..self }
+    }
+
+    /// Whether a segment that acknowledges `ack` acknowledges the SYN, `next` being the number after it. A backend that
+    /// refuses a SYN with data acknowledges the data, too (RFC 9293 §3.10.7.1). How much it was is not kept, only that there was some.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_acknowledged_by(&self, ack: u32, next: u32) -> bool {
+        let data = (self.rest >> DATA_SHIFT & 1).wrapping_neg() & MAX_DATA;
+        ack.wrapping_sub(next) <= data
     }
 
     /// The window of the SYN.
@@ -268,6 +287,28 @@ mod tests {
         assert_eq!(read(512, &[3, 3, 200]), offer(0, Some(14), false, None), "RFC 7323 §2.3");
         let skipped = read(512, &[2, 3, 5, 1, 4, 2]);
         assert_eq!(skipped, offer(0, None, true, None), "an option of a wrong length is skipped");
+    }
+
+    #[test]
+    fn data_may_be_acknowledged_with_the_syn() {
+        let plain = offer(1460, Some(7), true, Some(9));
+        assert_eq!(plain.with_data(0), plain);
+        let data = plain.with_data(12);
+        assert_eq!(data.options(), plain.options());
+        assert_eq!(data.after(7).after(8).with_data(0).rest >> DATA_SHIFT, 1);
+        for next in [1000, 0, u32::MAX] {
+            for (ahead, of_plain, of_data) in [
+                (0, true, true),
+                (-1, false, false),
+                (1, false, true),
+                (1460, false, true),
+                (65_536, false, false),
+            ] {
+                let ack = next.wrapping_add_signed(ahead);
+                assert_eq!(plain.is_acknowledged_by(ack, next), of_plain, "{ahead}");
+                assert_eq!(data.is_acknowledged_by(ack, next), of_data, "{ahead} with data");
+            }
+        }
     }
 
     #[test]

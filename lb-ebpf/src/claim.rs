@@ -49,7 +49,7 @@ pub(crate) fn open<F: Family>(packet: &Packet, known: Position) -> Result<Positi
     }
     let position = Position(claimed as u32);
     parts::options(packet.context(), (frame.l3 + F::LEN) as u32);
-    let offer = maps::OPTIONS.get(0).ok_or(Reason::Internal)?.offer;
+    let offer = maps::OPTIONS.get(0).ok_or(Reason::Internal)?.offer.with_data(segment.payload);
     publish(node, frame, segment, position, &Opening { ctrl, backend, tag: tag(table_hash), offer: &offer });
     count(service_id, |s| &mut s.new_flows);
     if claimed & RECYCLED != 0 {

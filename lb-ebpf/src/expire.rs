@@ -14,7 +14,7 @@ use lb_common::node::Node;
 
 use crate::flow::{self, WAYS_U32};
 use crate::packet::Packet;
-use crate::{books, clock, hints, maps, track};
+use crate::{books, clock, hints, maps};
 
 const MAX_INDEXES: u16 = 64;
 const COUNT_AT: usize = 14;
@@ -53,7 +53,6 @@ fn close(node: &Node, index: u32) -> bool {
     if !(stale || is_orphan(ctrl)) {
         return false;
     }
-    track::withdraw_offer(slot, ctrl);
     if !flow::swap(slot, ctrl, ctrl.closed()) {
         return false;
     }

@@ -114,8 +114,10 @@ fn ip<F: Parts, const TAGS: bool>(context: *mut xdp_md) -> u32 {
         Step::Icmp => F::icmp(context),
         Step::Group => parts::announce(context),
         Step::Reset(reason) => F::reset(context, reason),
-        // What was decided a moment ago is not decided again.
-        Step::Open(_) | Step::Forward(_) | Step::Unanswered(_) | Step::Refused => XDP_DROP,
+        // What was decided a moment ago is not decided again: another CPU has moved the flow, or ended it.
+        Step::Open(_) | Step::Forward(_) | Step::Unanswered(_) | Step::Refused => {
+            finish(&Packet::new(context), Err(Reason::TableFull))
+        }
     }
 }
 

@@ -12,7 +12,9 @@ use crate::family::{Family, V4, V6};
 use crate::flow::Hit;
 use crate::packet::Packet;
 use crate::step::{Position, Step};
-use crate::{announce, arrival, claim, finish, flow, forward, icmp, maps, parse, retry, stats, track};
+use crate::{
+    announce, arrival, claim, finish, flow, forward, icmp, maps, parse, retry, select, stats, track,
+};
 
 /// What the entry point calls for a packet of an IP version.
 pub(crate) trait Parts: Family {
@@ -93,6 +95,13 @@ pub(crate) extern "C" fn announce(context: *mut xdp_md) -> u32 {
 pub(crate) extern "C" fn options(context: *mut xdp_md, l4: u32) -> u32 {
     parse::options(&Packet::new(context), l4 as usize);
     0
+}
+
+/// Finds a backend of a service that is none of those in the halves of `not`; 0 when there is none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn another(service: u32, hash: u64, not: u32) -> u32 {
+    select::find_another(service, hash, not)
 }
 
 /// Forwards a packet of a known flow: of the one at a position, when the caller has just given it to a backend.

@@ -1,8 +1,9 @@
 //! What a packet changes in its flow: when it was last heard, its state, and whether it waits.
 
-use lb_common::flow::{Ctrl, Side, Slot, State};
+use lb_common::flow::{Ctrl, Side, State};
 use lb_common::hint::TAG_PROTECTED;
 use lb_common::node::Node;
+use lb_common::reason::Reason;
 use lb_common::service::SERVICE_REQUESTS;
 use lb_common::tcp::{ACK, RST, SYN, after};
 
@@ -58,14 +59,20 @@ pub(crate) fn on_client(node: &Node, frame: &Frame, segment: &Segment, hit: &Hit
 
 /// Records a packet from the backend, and returns its time.
 #[inline(always)]
-pub(crate) fn on_backend(node: &Node, segment: &Segment, hit: &Hit) -> u64 {
+pub(crate) fn on_backend(node: &Node, segment: &Segment, hit: &Hit) -> Result<u64, Reason> {
     let slot = hit.slot;
     let now = now_wide();
-    if hit.is_unanswered() && segment.flags & (SYN | ACK) != SYN | ACK {
-        // Until the SYN is answered these fields hold what the client offered. A RST ends the flow.
-        // SAFETY: points into `FLOWS`.
-        advance(node, Side::Backend, segment, unsafe { (*slot).backend_next }, hit);
-        return now;
+    if hit.is_unanswered() {
+        // Until the SYN is answered the fields of the backend's side hold what the client offered.
+        if segment.flags & (SYN | ACK) == SYN | ACK {
+            answer(segment, hit, now as u32)?;
+        } else {
+            advance(node, Side::Backend, segment, 0, hit);
+            if !ctrl(slot).has_owner_of(hit.ctrl) {
+                return Err(Reason::TableFull);
+            }
+        }
+        return Ok(now);
     }
     // SAFETY: as in `on_client`, for the backend's side.
     unsafe {
@@ -80,7 +87,38 @@ pub(crate) fn on_backend(node: &Node, segment: &Segment, hit: &Hit) -> u64 {
         let expected = (*slot).backend_next;
         advance(node, Side::Backend, segment, expected, hit);
     }
-    now
+    Ok(now)
+}
+
+/// The backend's answer to the SYN. At the same time another CPU may move the flow to another backend, or give its slot
+/// to another flow: then the packet belongs to nobody.
+///
+/// The swap comes first and says whose the flow is; only then are its fields this backend's to write. Whoever sees the
+/// new state before them sees the offer in their place: a moment's wrong time and number, of a flow whose client
+/// has not heard of the answer yet.
+#[inline(always)]
+fn answer(segment: &Segment, hit: &Hit, now: u32) -> Result<(), Reason> {
+    for _ in 0..SWAPS {
+        let ctrl = ctrl(hit.slot);
+        if !ctrl.has_owner_of(hit.ctrl) || !ctrl.is_used() {
+            return Err(Reason::TableFull);
+        }
+        if !matches!(ctrl.state(), State::Syn) {
+            // The same answer again on another CPU, or the flow is over.
+            return Ok(());
+        }
+        let next = ctrl.after(Side::Backend, segment.flags);
+        if swap(hit.slot, ctrl, next) {
+            // SAFETY: points into `FLOWS`; these fields are the backend's from now on.
+            unsafe {
+                (*hit.slot).backend_seen = now;
+                (*hit.slot).backend_next = segment.next_seq();
+            }
+            books::answered(ctrl);
+            return Ok(());
+        }
+    }
+    Err(Reason::TableFull)
 }
 
 /// Ends a flow whose backend is lost.
@@ -91,22 +129,9 @@ pub(crate) fn end(node: &Node, hit: &Hit) {
         if !ctrl.is_open() {
             return;
         }
-        withdraw_offer(hit.slot, ctrl);
         if swap(hit.slot, ctrl, ctrl.closed()) {
             retire(ctrl);
             return mark(node, hit, |byte| byte & !TAG_PROTECTED);
-        }
-    }
-}
-
-/// Before a flow ends: the fields that held the client's offer hold what they say again.
-#[inline(always)]
-pub(crate) fn withdraw_offer(slot: *mut Slot, ctrl: Ctrl) {
-    if matches!(ctrl.state(), State::Syn) {
-        // SAFETY: points into `FLOWS`.
-        unsafe {
-            (*slot).backend_seen = (*slot).client_seen;
-            (*slot).backend_next = 0;
         }
     }
 }
@@ -157,8 +182,9 @@ fn advance(node: &Node, side: Side, segment: &Segment, expected: u32, hit: &Hit)
         if next == ctrl || (segment.flags & RST != 0 && !is_credible(side, segment, expected, hit, ctrl)) {
             return;
         }
-        if !next.is_open() {
-            withdraw_offer(hit.slot, ctrl);
+        // An embryonic flow may be another backend's by now, or its slot another flow's.
+        if !ctrl.has_owner_of(hit.ctrl) {
+            return;
         }
         if swap(hit.slot, ctrl, next) {
             return settle(node, side, segment, hit, ctrl, next);
@@ -171,9 +197,6 @@ fn advance(node: &Node, side: Side, segment: &Segment, expected: u32, hit: &Hit)
 fn settle(node: &Node, side: Side, segment: &Segment, hit: &Hit, ctrl: Ctrl, next: Ctrl) {
     if matches!(next.state(), State::Established) {
         mark(node, hit, |byte| byte | TAG_PROTECTED);
-    }
-    if matches!((ctrl.state(), next.state()), (State::Syn, State::Answered)) {
-        books::answered(ctrl);
     }
     if !next.is_open() {
         if matches!(side, Side::Backend) && segment.flags & RST != 0 && ctrl.is_whole() {
@@ -198,5 +221,6 @@ fn is_credible(side: Side, segment: &Segment, expected: u32, hit: &Hit, ctrl: Ct
 #[inline(always)]
 pub(crate) fn refuses(segment: &Segment, hit: &Hit) -> bool {
     // SAFETY: points into `FLOWS`.
-    segment.flags & RST != 0 && segment.ack == unsafe { (*hit.slot).client_next }
+    let (offer, next) = unsafe { ((*hit.slot).offer(), (*hit.slot).client_next) };
+    segment.flags & RST != 0 && offer.is_acknowledged_by(segment.ack, next)
 }

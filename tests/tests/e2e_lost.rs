@@ -119,6 +119,8 @@ fn clients_are_told(mut stand: Stand) {
         }
         rest.extend(others);
     }
+    // It is counted when the last of them was told.
+    wait_until("the resets are counted", LIMIT, || told(&stand) >= count(to_be_told)).unwrap();
     assert_eq!(told(&stand), count(to_be_told), "each once, and nobody else");
     assert!(stand.agent.log().contains("reset sent to the clients of lost connections"));
 

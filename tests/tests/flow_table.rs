@@ -18,6 +18,8 @@ mod cpus;
 mod expire;
 #[path = "flow_table/flood.rs"]
 mod flood;
+#[path = "flow_table/life.rs"]
+mod life;
 #[path = "flow_table/model.rs"]
 mod model;
 #[path = "flow_table/retries.rs"]

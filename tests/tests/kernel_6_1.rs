@@ -31,6 +31,7 @@ const FLOWS: Run = (
         "claims::families_have_tables_of_their_own",
         "claims::unused_slots_come_first",
         "expire::flows_of_a_removed_backend_are_told_apart_and_closed",
+        "expire::flows_of_a_dead_backend_are_closed_and_given_back",
         "expire::odd_requests_close_nothing",
         "--skip",
         "the_time_to_the_first_byte_is_counted",

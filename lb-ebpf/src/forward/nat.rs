@@ -111,7 +111,7 @@ pub(crate) fn to_client<F: Family>(
     if segment.ttl <= 1 {
         return Err(Reason::TtlExpired);
     }
-    let now = track::on_backend(node, segment, hit);
+    let now = track::on_backend(node, segment, hit)?;
     // SAFETY: points into `FLOWS`. The key was written before the flow became visible; the way back is refreshed
     // by the client's packets, and a torn one sends this one packet astray, as a stale one would.
     let slot = unsafe { &*hit.slot };

@@ -96,6 +96,12 @@ impl Harness {
         &self.dataplane
     }
 
+    /// What the maps were last brought to.
+    #[must_use]
+    pub const fn world(&self) -> &World {
+        &self.world
+    }
+
     /// The plan that the maps hold.
     #[must_use]
     pub const fn plan(&self) -> &Plan {

@@ -2,10 +2,10 @@
 
 use std::cell::RefCell;
 
-use lb_common::flow::{Ctrl, State};
+use lb_common::flow::{Ctrl, Slot, State};
 use lb_common::tcp::{ACK, FIN, PSH, RST, SYN};
-use lb_tests::packet::tcp;
-use lb_tests::packet::world::{Endpoint, Family, VIP};
+use lb_tests::packet::world::{Endpoint, Family, SNAT, VIP};
+use lb_tests::packet::{Packet, tcp};
 use lb_tests::require_data_path;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -13,39 +13,51 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::table::{CLIENT_ISN, Conn, HOUR, Table, client};
 
 /// Flows of a case.
-const FLOWS: usize = 3;
+pub(crate) const FLOWS: usize = 3;
 /// As far as a RST may be from what is expected.
 const WINDOW: i32 = 1 << 22;
 
 /// One packet of one flow.
 #[derive(Clone, Copy, Debug)]
-struct Segment {
-    flow: usize,
-    from_client: bool,
-    flags: u8,
+pub(crate) struct Segment {
+    pub(crate) flow: usize,
+    pub(crate) from_client: bool,
+    pub(crate) flags: u8,
     /// From the sender's next number.
-    offset: i32,
-    payload: u16,
+    pub(crate) offset: i32,
+    pub(crate) payload: u16,
     /// Whether a backend's packet acknowledges what the client has sent.
-    acks: bool,
+    pub(crate) acks: bool,
 }
 
 /// A flow as its two ends would describe it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Model {
-    state: State,
-    fin: [bool; 2],
-    waiting: bool,
-    next: [u32; 2],
+pub(crate) struct Model {
+    pub(crate) state: State,
+    pub(crate) fin: [bool; 2],
+    pub(crate) waiting: bool,
+    /// Whether the backend has answered the SYN.
+    pub(crate) heard: bool,
+    /// Whether the SYN that opened it carried data.
+    pub(crate) data: bool,
+    pub(crate) next: [u32; 2],
 }
 
 impl Model {
-    /// After a SYN with this sequence number.
-    const fn opened(seq: u32) -> Self {
-        Self { state: State::Syn, fin: [false; 2], waiting: false, next: [seq.wrapping_add(1), 0] }
+    /// After a SYN with this sequence number, and with data or without.
+    pub(crate) const fn opened(seq: u32, data: bool) -> Self {
+        let next = [seq.wrapping_add(1), 0];
+        Self { state: State::Syn, fin: [false; 2], waiting: false, heard: false, data, next }
     }
 
-    fn seq(&self, s: &Segment) -> u32 {
+    /// Whether a backend's RST refuses the SYN.
+    pub(crate) fn is_refused_by(&self, s: &Segment) -> bool {
+        let data = if self.data { u32::from(u16::MAX) } else { 0 };
+        let acked = self.ack(s).wrapping_sub(self.next[0]) <= data;
+        self.state == State::Syn && !s.from_client && s.flags & RST != 0 && acked
+    }
+
+    pub(crate) fn seq(&self, s: &Segment) -> u32 {
         self.next[usize::from(!s.from_client)].wrapping_add_signed(s.offset)
     }
 
@@ -54,12 +66,12 @@ impl Model {
     }
 
     /// What RFC 9293 and DESIGN say of the packet.
-    fn receive(&mut self, s: &Segment) {
-        let (seq, ack) = (self.seq(s), self.ack(s));
+    pub(crate) fn receive(&mut self, s: &Segment) {
+        let seq = self.seq(s);
         let side = usize::from(!s.from_client);
         let syn = s.flags & SYN != 0;
         if s.from_client && s.flags & (SYN | ACK) == SYN && self.state == State::Closed {
-            *self = Self::opened(seq);
+            *self = Self::opened(seq, s.payload > 0);
         }
         let opens = side == 0 && s.flags & (SYN | ACK) == SYN;
         // Data in a SYN may have to be sent again: it is not counted before.
@@ -80,7 +92,7 @@ impl Model {
         if s.flags & RST != 0 {
             let distance = seq.wrapping_sub(self.next[side]).cast_signed();
             let credible = match (self.state, side) {
-                (State::Syn, 1) => ack == self.next[0],
+                (State::Syn, 1) => self.is_refused_by(s),
                 _ => (-WINDOW..WINDOW).contains(&distance),
             };
             if credible {
@@ -89,7 +101,10 @@ impl Model {
             return;
         }
         self.state = match (self.state, side, s.flags & (SYN | ACK)) {
-            (State::Syn, 1, SYN_ACK) => State::Answered,
+            (State::Syn, 1, SYN_ACK) => {
+                self.heard = true;
+                State::Answered
+            }
             (State::Answered, 0, ACK) => State::Established,
             (state, ..) => state,
         };
@@ -101,7 +116,30 @@ impl Model {
         }
     }
 
-    const fn close(&mut self) {
+    /// What a slot says, with what is not in it from here.
+    pub(crate) fn seen_in(&self, slot: &Slot) -> Self {
+        let ctrl = Ctrl(slot.ctrl);
+        Self {
+            state: ctrl.state(),
+            waiting: ctrl.is_waiting(),
+            heard: !ctrl.is_unheard(),
+            // Before the backend has answered, its field holds something else.
+            next: [slot.client_next, if ctrl.is_unheard() { self.next[1] } else { slot.backend_next }],
+            ..*self
+        }
+    }
+
+    /// The segment as it leaves its sender.
+    pub(crate) fn packet(&self, conn: &Conn, s: &Segment) -> Packet {
+        let packet = tcp(conn.family).tcp_flags(s.flags).payload(&vec![b'x'; usize::from(s.payload)]);
+        let packet = packet.ack(self.ack(s)).tcp_flags(s.flags).seq(self.seq(s));
+        if s.from_client {
+            return packet.from(conn.client).to(VIP);
+        }
+        packet.from(conn.backend).to(Endpoint { port: conn.snat.port(), ..SNAT })
+    }
+
+    pub(crate) const fn close(&mut self) {
         self.state = State::Closed;
         self.waiting = false;
     }
@@ -109,7 +147,8 @@ impl Model {
 
 const SYN_ACK: u8 = SYN | ACK;
 
-fn segments() -> impl Strategy<Value = Vec<Segment>> {
+/// Any segment of any flow.
+pub(crate) fn segment() -> impl Strategy<Value = Segment> {
     let flags = prop_oneof![
         6 => Just(ACK),
         4 => Just(ACK | PSH),
@@ -127,15 +166,14 @@ fn segments() -> impl Strategy<Value = Vec<Segment>> {
     ];
     let payload = prop_oneof![2 => Just(0), 3 => 1..40_u16];
     let segment = (0..FLOWS, any::<bool>(), flags, offset, payload, prop::bool::weighted(0.8));
-    let segment = segment.prop_map(|(flow, from_client, flags, offset, payload, acks)| Segment {
+    segment.prop_map(|(flow, from_client, flags, offset, payload, acks)| Segment {
         flow,
         from_client,
         flags,
         offset,
         payload,
         acks,
-    });
-    prop::collection::vec(segment, 1..60)
+    })
 }
 
 #[test]
@@ -145,11 +183,11 @@ fn flows_do_as_the_model_says() {
     table.set_times(std::time::Duration::ZERO, HOUR);
     let next_client = RefCell::new(0);
     let mut runner = TestRunner::new(Config { cases: 300, failure_persistence: None, ..Config::default() });
-    let outcome = runner.run(&segments(), |segments| {
+    let outcome = runner.run(&prop::collection::vec(segment(), 1..60), |segments| {
         let mut flows: Vec<(Conn, Model)> = (0..FLOWS)
             .map(|_| {
                 let n = next_client.replace_with(|n| *n + 1);
-                (table.syn(client(n)).expect("closed slots"), Model::opened(CLIENT_ISN))
+                (table.syn(client(n)).expect("closed slots"), Model::opened(CLIENT_ISN, false))
             })
             .collect();
         for segment in &segments {
@@ -169,26 +207,12 @@ fn flows_do_as_the_model_says() {
 }
 
 fn run(table: &Table, conn: &mut Conn, model: &mut Model, segment: &Segment) -> Result<(), TestCaseError> {
-    let packet = tcp(conn.family).tcp_flags(segment.flags).payload(&vec![b'x'; usize::from(segment.payload)]);
-    let packet = packet.ack(model.ack(segment)).tcp_flags(segment.flags).seq(model.seq(segment));
-    let packet = if segment.from_client {
-        packet.from(conn.client).to(VIP)
-    } else {
-        let snat = Endpoint { port: conn.snat.port(), ..lb_tests::packet::world::SNAT };
-        packet.from(conn.backend).to(snat)
-    };
-    let left = table.pass(&packet);
+    let left = table.pass(&model.packet(conn, segment));
     prop_assert!(left.is_some(), "dropped");
     model.receive(segment);
     let slot = table.slot(conn);
     let ctrl = Ctrl(slot.ctrl);
-    let seen = Model {
-        state: ctrl.state(),
-        fin: model.fin,
-        waiting: ctrl.is_waiting(),
-        // Before the backend has answered, its field holds something else.
-        next: [slot.client_next, if ctrl.state() == State::Syn { 0 } else { slot.backend_next }],
-    };
+    let seen = model.seen_in(&slot);
     prop_assert_eq!(seen, *model);
     prop_assert_eq!(ctrl.is_half_closed(), model.state == State::Established && model.fin != [false; 2]);
     Ok(())

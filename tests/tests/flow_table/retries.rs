@@ -1,5 +1,6 @@
 //! SYNs that are refused or not answered, lost backends, and RSTs: what they do to the flow, its books and the counters.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use lb_agent::model::HealthState;
@@ -13,6 +14,8 @@ use lb_tests::require_data_path;
 
 use crate::cpus::on_each_cpu;
 use crate::table::{BACKEND_ISN, CLIENT_ISN, Conn, Table, client, ends};
+
+const XDP_DROP: u32 = 1;
 
 /// Longer than the data path waits for an answer to a SYN.
 const PATIENCE: Duration = Duration::from_millis(910);
@@ -206,6 +209,94 @@ fn resets_are_limited() {
     }
 }
 
+/// However little of the ring the others have, one of them is found.
+#[test]
+fn a_light_backend_is_found_when_a_heavy_one_refuses() {
+    require_data_path!("a_light_backend_is_found_when_a_heavy_one_refuses");
+    let (heavy, light) = (BACKENDS[0], BACKENDS[1]);
+    let table = Table::with(2048, |world| {
+        world.services.iter_mut().for_each(|s| {
+            s.policy.retries = 1;
+            s.backends.retain(|b| {
+                Family::BOTH.iter().any(|f| [heavy, light].map(|e| e.socket(*f)).contains(&b.address))
+            });
+            s.backends
+                .iter_mut()
+                .for_each(|b| b.weight = if b.address.ip() == light.ip(Family::V4) { 1 } else { 10 });
+        });
+    });
+    let mut refused = 0;
+    for n in 0..400 {
+        let conn = table.syn(client(n)).unwrap();
+        if conn.backend == heavy {
+            let frame = table.pass(&refusal(&conn)).expect("the other backend");
+            assert_eq!(ends(&frame), (conn.snat, light.socket(Family::V4)));
+            refused += 1;
+        }
+    }
+    assert!(refused > 300, "{refused}");
+    table.check_books();
+}
+
+/// A backend that is not there acknowledges what came with the SYN (RFC 7413), as far as it has got it.
+#[test]
+fn a_syn_with_data_is_refused_as_well() {
+    require_data_path!("a_syn_with_data_is_refused_as_well");
+    let table = with_retries(1);
+    let open = |n, data: &[u8]| {
+        let syn = tcp(Family::V4).from(client(n)).to(VIP).syn().seq(CLIENT_ISN).syn_options().payload(data);
+        let (snat, backend) = ends(&table.pass(&syn).unwrap());
+        let backend = BACKENDS.into_iter().find(|b| b.socket(Family::V4) == backend).unwrap();
+        Conn { client: client(n), family: Family::V4, snat, backend }
+    };
+    let refuses = |conn: &Conn, ahead: i32| {
+        let ack = (CLIENT_ISN + 1).wrapping_add_signed(ahead);
+        let frame = table.pass(&conn.of_backend().rst().seq(0).ack(ack)).unwrap();
+        ends(&frame).0 == conn.snat
+    };
+    for (n, (data, ahead, refused)) in (0..).zip([
+        (&b""[..], 0, true),
+        (b"", 1, false),
+        (b"", -1, false),
+        (b"GET /", 0, true),
+        (b"GET /", 5, true),
+        (b"GET /", -1, false),
+        (b"GET /", 1 << 16, false),
+    ]) {
+        let conn = open(n, data);
+        assert_eq!(refuses(&conn, ahead), refused, "{data:?}, {ahead} ahead");
+        assert_eq!(table.state(&conn), State::Syn);
+    }
+    table.check_books();
+}
+
+/// A backend answers a SYN while the agent has its flow closed: whoever is first, the flow's numbers are right.
+#[test]
+fn an_answer_and_an_end_at_once_leave_no_flow_without_its_number() {
+    require_data_path!("an_answer_and_an_end_at_once_leave_no_flow_without_its_number");
+    let mut table = with_retries(0);
+    let conns: Vec<Conn> = (0..200).map(|n| table.syn(client(n)).unwrap()).collect();
+    let slots: Vec<u32> = conns.iter().map(|conn| table.index(conn)).collect();
+    table.declare(BACKENDS[0], HealthState::Dead);
+    let step = crate::cpus::Step::default();
+    on_each_cpu(|cpu| {
+        for (conn, slot) in conns.iter().zip(&slots) {
+            step.meet(cpu);
+            if cpu == 0 {
+                table.expire(&[*slot]);
+            } else {
+                table.pass(&conn.of_backend().syn().seq(BACKEND_ISN).ack(CLIENT_ISN + 1));
+            }
+        }
+    });
+    for conn in &conns {
+        let (ctrl, slot) = (table.ctrl(conn), table.slot(conn));
+        assert!(ctrl.is_unheard() || slot.backend_next == BACKEND_ISN + 1, "{conn:?}: {slot:?}");
+        assert!(conn.backend == BACKENDS[0] || ctrl.state() == State::Answered);
+    }
+    table.check_books();
+}
+
 /// Both CPUs get the refusal of the same SYN, or its answer and its refusal: the flow is one backend's, and is counted once.
 #[test]
 fn two_cpus_move_a_flow_once() {
@@ -213,16 +304,30 @@ fn two_cpus_move_a_flow_once() {
     let table = with_retries(2);
     let step = crate::cpus::Step::default();
     let conns: Vec<Conn> = (0..200).map(|n| table.syn(client(n)).unwrap()).collect();
+    let offers: Vec<_> = conns.iter().map(|conn| table.slot(conn).offer().options()).collect();
+    let dropped = AtomicU64::new(0);
+    let before = table.drops();
     on_each_cpu(|cpu| {
         for (n, conn) in conns.iter().enumerate() {
             let answers = n % 2 == 0 && cpu == 1;
             let answer = conn.of_backend().syn().seq(BACKEND_ISN).ack(CLIENT_ISN + 1);
             let packet = if answers { answer } else { refusal(conn) };
             step.meet(cpu);
-            table.pass(&packet);
+            let trial = table.lb.dataplane().trial(&packet.build()).unwrap();
+            dropped.fetch_add(u64::from(trial.verdict == XDP_DROP), Relaxed);
         }
     });
     table.check_books();
+    assert_eq!(table.drops() - before, dropped.into_inner(), "nothing is dropped without a reason");
+    for (conn, offer) in conns.iter().zip(offers) {
+        let (ctrl, slot) = (table.ctrl(conn), table.slot(conn));
+        if !ctrl.is_unheard() {
+            assert_eq!(slot.backend_next, BACKEND_ISN + 1, "{conn:?}");
+        } else {
+            assert_eq!(slot.offer().options(), offer, "{conn:?}: {ctrl:?}");
+            assert!(slot.offer().tried().iter().all(|id| usize::from(*id) <= 2 * BACKENDS.len()), "{slot:?}");
+        }
+    }
     let sum = |f: fn(&lb_common::stats::BackendStats) -> u64| {
         BACKENDS.iter().map(|b| f(&table.backend(*b, Family::V4))).sum::<u64>()
     };

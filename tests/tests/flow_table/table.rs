@@ -7,7 +7,7 @@ use lb_agent::dataplane::Counters;
 use lb_agent::model::{BackendKey, HealthState, Scheduler};
 use lb_common::addr::Addr;
 use lb_common::flow::{Ctrl, Slot, State};
-use lb_common::reason::Reason;
+use lb_common::reason::{Reason, Verdict};
 use lb_common::service::ServiceKey;
 use lb_common::stats::{BackendLoad, BackendStats, ServiceStats};
 use lb_tests::harness::{Harness, World};
@@ -189,6 +189,13 @@ impl Table {
     /// How often packets met this reason.
     pub(crate) fn counted(&self, reason: Reason) -> u64 {
         self.lb.dataplane().counters().reasons().expect("map REASON_STATS")[reason as usize]
+    }
+
+    /// How many packets were dropped for a reason.
+    pub(crate) fn drops(&self) -> u64 {
+        let counted = self.lb.dataplane().counters().reasons().expect("map REASON_STATS");
+        let drops = Reason::ALL.iter().filter(|reason| reason.verdict() == Verdict::Drop);
+        drops.map(|reason| counted[*reason as usize]).sum()
     }
 
     /// Counters of the service of a family.
