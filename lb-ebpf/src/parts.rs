@@ -100,8 +100,8 @@ pub(crate) extern "C" fn options(context: *mut xdp_md, l4: u32) -> u32 {
 /// Finds a backend of a service that is none of those in the halves of `not`; 0 when there is none.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn another(service: u32, hash: u64, not: u32) -> u32 {
-    select::find_another(service, hash, not)
+pub(crate) extern "C" fn another(ring: u32, hash: u64, not: u32) -> u32 {
+    select::find_another(ring, hash, not)
 }
 
 /// Forwards a packet of a known flow: of the one at a position, when the caller has just given it to a backend.

@@ -97,7 +97,7 @@ fn move_on(node: &Node, hit: &Hit) -> Option<(Offer, Choice)> {
         return None;
     }
     let offer = offer.after(hit.ctrl.backend());
-    let choice = select::another(hit.ctrl.service(), hash(hit), &offer.tried())?;
+    let choice = select::another(u32::from(hit.ctrl.service()), hash(hit), &offer.tried())?;
     relocate(node, hit, &offer, choice).then_some((offer, choice))
 }
 

@@ -25,40 +25,55 @@ pub(crate) fn backend(id: u16, service: &Service, hash: u64) -> Result<Choice, R
     if service.flags & SERVICE_NEAR != 0
         && let Some(near) = rings::get(near_ring(id))
         && near.backends != 0
-        && let Ok(near) = of_two(near, id, service, hash)
+        && let Ok(near) = of_two((near_ring(id), near), id, service, hash)
     {
         // A hash of its own: the other does not follow from the near ones.
         let third = second_hash(second_hash(hash));
-        return Ok(match entry(all, position(all, third)) {
-            Ok(other) if spills(near, other, service.spill) => other,
+        return Ok(match rival((u32::from(id), all), third, near) {
+            Some(other) if spills(near, other, service.spill) => other,
             _ => near,
         });
     }
-    of_two(all, id, service, hash)
+    of_two((u32::from(id), all), id, service, hash)
 }
+
+/// A ring and its index in `RINGS`.
+type Indexed<'a> = (u32, &'a Ring);
 
 /// The better one of a ring's two candidates.
 #[inline(always)]
-fn of_two(ring: &Ring, id: u16, service: &Service, hash: u64) -> Result<Choice, Reason> {
+fn of_two((index, ring): Indexed<'_>, id: u16, service: &Service, hash: u64) -> Result<Choice, Reason> {
     let first = if service.scheduler == SCHEDULER_ROUND_ROBIN {
         entry(ring, next_turn(id, ring.length))
     } else {
         entry(ring, position(ring, hash))
     };
-    let second = || entry(ring, position(ring, second_hash(hash)));
+    let second = second_hash(hash);
+    let rival = |a| rival((index, ring), second, a);
     Ok(match first {
-        Ok(a) if service.scheduler == SCHEDULER_LEAST_CONN => match second() {
-            Ok(b) if has_fewer_flows(b, a) => b,
+        Ok(a) if service.scheduler == SCHEDULER_LEAST_CONN => match rival(a) {
+            Some(b) if has_fewer_flows(b, a) => b,
             _ => a,
         },
-        Ok(a) if service.scheduler == SCHEDULER_LEAST_WAITING => match second() {
-            Ok(b) if waits_less(b, a) => b,
+        Ok(a) if service.scheduler == SCHEDULER_LEAST_WAITING => match rival(a) {
+            Some(b) if waits_less(b, a) => b,
             _ => a,
         },
         // The agent takes a backend without a next hop off the ring; until it has, the other candidate serves.
-        Err(_) => second()?,
+        Err(_) => entry(ring, position(ring, second))?,
         Ok(a) => a,
     })
+}
+
+/// Who is compared with a candidate: the backend at the hash, or else another. One that hangs must lose every comparison, and
+/// cannot lose one with itself.
+#[inline(always)]
+fn rival((index, ring): Indexed<'_>, hash: u64, candidate: Choice) -> Option<Choice> {
+    match entry(ring, position(ring, hash)) {
+        Ok(other) if other.0 != candidate.0 => Some(other),
+        _ if ring.backends > 1 => another(index, hash, &[candidate.0, NO_BACKEND]),
+        _ => None,
+    }
 }
 
 /// A hash's position on the ring.
@@ -95,24 +110,24 @@ fn next_turn(id: u16, length: u32) -> u32 {
     turn.checked_rem(u64::from(length)).unwrap_or(0) as u32
 }
 
-/// A backend that is none of those.
+/// A backend of the ring at an index that is none of those.
 #[inline(always)]
-pub(crate) fn another(id: u16, hash: u64, not: &[u16; 2]) -> Option<Choice> {
-    usable(parts::another(u32::from(id), hash, u32::from(not[0]) | u32::from(not[1]) << 16) as u16).ok()
+pub(crate) fn another(index: u32, hash: u64, not: &[u16; 2]) -> Option<Choice> {
+    usable(parts::another(index, hash, u32::from(not[0]) | u32::from(not[1]) << 16) as u16).ok()
 }
 
 /// [`another`], by the ids in the halves of `not`; 0 when there is none. From the hash's second position on, the ring is
 /// walked in steps of the golden ratio: they come close to every part of it, however long it is, and take no branch
 /// that the verifier would follow twice.
 #[inline(always)]
-pub(crate) fn find_another(id: u32, hash: u64, not: u32) -> u32 {
+pub(crate) fn find_another(index: u32, hash: u64, not: u32) -> u32 {
     /// Of backends with a part p of the ring, (1 - p)^512 SYNs find none: with a tenth of the weight of the one that
     /// failed 6e-22, with a hundredth 0.6 %.
     const ENTRIES: u32 = 512;
     const FLAGS: u8 = BACKEND_LIVE | BACKEND_RESOLVED | BACKEND_DEAD;
     /// 2^32 divided by the golden ratio.
     const STEP: u32 = 0x9e37_79b9;
-    let Some(ring) = rings::get(id) else { return 0 };
+    let Some(ring) = rings::get(index) else { return 0 };
     let mut at = (second_hash(hash) >> 32) as u32;
     for _ in 0..ENTRIES {
         let candidate = backend_at(ring, ring_index(at, ring.length));
