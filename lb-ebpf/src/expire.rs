@@ -9,7 +9,7 @@
 //! [`NOT_CLOSED`] for each that was not, so that the agent knows whose clients it may tell.
 
 use lb_common::flow::Ctrl;
-use lb_common::hint::{TAG_PROTECTED, age};
+use lb_common::hint::age;
 use lb_common::node::Node;
 
 use crate::flow::{self, WAYS_U32};
@@ -58,7 +58,7 @@ fn close(node: &Node, index: u32) -> bool {
     }
     books::retire(ctrl);
     if let Some(hint) = maps::HINTS.get_ptr_mut(index / WAYS_U32) {
-        hints::update_tag(hint, index % WAYS_U32, |tag| tag & !TAG_PROTECTED, age(clock::now()));
+        hints::set_protected(hint, index % WAYS_U32, false, age(clock::now()));
     }
     true
 }

@@ -1,7 +1,6 @@
 //! What a packet changes in its flow: when it was last heard, its state, and whether it waits.
 
 use lb_common::flow::{Ctrl, Side, State};
-use lb_common::hint::TAG_PROTECTED;
 use lb_common::node::Node;
 use lb_common::reason::Reason;
 use lb_common::service::SERVICE_REQUESTS;
@@ -10,7 +9,7 @@ use lb_common::tcp::{ACK, RST, SYN, after};
 use crate::books::{self, add_waiting, retire};
 use crate::clock::{exact_now, now_wide};
 use crate::flow::{Hit, ctrl, swap};
-use crate::hints::mark;
+use crate::hints::protect;
 use crate::parse::{Frame, Segment};
 use crate::{packet, stats};
 
@@ -78,9 +77,8 @@ pub(crate) fn on_backend(node: &Node, segment: &Segment, hit: &Hit) -> Result<u6
     unsafe {
         (*slot).backend_seen = now as u32;
         let next = segment.next_seq();
-        if segment.flags & SYN != 0 {
-            (*slot).backend_next = next;
-        } else if segment.payload != 0 && after(next, (*slot).backend_next) {
+        // A SYN+ACK that comes now is the same again, or for a flow that had the port before: it says nothing new.
+        if segment.payload != 0 && segment.flags & SYN == 0 && after(next, (*slot).backend_next) {
             (*slot).backend_next = next;
             response(hit);
         }
@@ -96,8 +94,14 @@ pub(crate) fn on_backend(node: &Node, segment: &Segment, hit: &Hit) -> Result<u6
 /// The swap comes first and says whose the flow is; only then are its fields this backend's to write. Whoever sees the
 /// new state before them sees the offer in their place: a moment's wrong time and number, of a flow whose client
 /// has not heard of the answer yet.
+///
+/// An answer to the SYN of a flow that had the slot before passes: the client tells the backend that it is wrong
+/// (RFC 9293 §3.5.2), and its SYN is answered when it comes again.
 #[inline(always)]
 fn answer(segment: &Segment, hit: &Hit, now: u32) -> Result<(), Reason> {
+    if !is_for_our_syn(segment, hit) {
+        return Ok(());
+    }
     for _ in 0..SWAPS {
         let ctrl = ctrl(hit.slot);
         if !ctrl.has_owner_of(hit.ctrl) || !ctrl.is_used() {
@@ -131,7 +135,7 @@ pub(crate) fn end(node: &Node, hit: &Hit) {
         }
         if swap(hit.slot, ctrl, ctrl.closed()) {
             retire(ctrl);
-            return mark(node, hit, |byte| byte & !TAG_PROTECTED);
+            return protect(node, hit, false);
         }
     }
 }
@@ -196,7 +200,7 @@ fn advance(node: &Node, side: Side, segment: &Segment, expected: u32, hit: &Hit)
 #[inline(always)]
 fn settle(node: &Node, side: Side, segment: &Segment, hit: &Hit, ctrl: Ctrl, next: Ctrl) {
     if matches!(next.state(), State::Established) {
-        mark(node, hit, |byte| byte | TAG_PROTECTED);
+        protect(node, hit, true);
     }
     if !next.is_open() {
         if matches!(side, Side::Backend) && segment.flags & RST != 0 && ctrl.is_whole() {
@@ -204,7 +208,7 @@ fn settle(node: &Node, side: Side, segment: &Segment, hit: &Hit, ctrl: Ctrl, nex
             books::cut_off(ctrl);
         }
         retire(ctrl);
-        mark(node, hit, |byte| byte & !TAG_PROTECTED);
+        protect(node, hit, false);
     }
 }
 
@@ -220,7 +224,13 @@ fn is_credible(side: Side, segment: &Segment, expected: u32, hit: &Hit, ctrl: Ct
 /// Whether a RST answers the SYN that we sent.
 #[inline(always)]
 pub(crate) fn refuses(segment: &Segment, hit: &Hit) -> bool {
+    segment.flags & RST != 0 && is_for_our_syn(segment, hit)
+}
+
+/// Whether a backend's packet acknowledges the SYN of a flow that it has not answered before.
+#[inline(always)]
+fn is_for_our_syn(segment: &Segment, hit: &Hit) -> bool {
     // SAFETY: points into `FLOWS`.
     let (offer, next) = unsafe { ((*hit.slot).offer(), (*hit.slot).client_next) };
-    segment.flags & RST != 0 && offer.is_acknowledged_by(segment.ack, next)
+    offer.is_acknowledged_by(segment.ack, next)
 }

@@ -52,9 +52,13 @@ impl Model {
 
     /// Whether a backend's RST refuses the SYN.
     pub(crate) fn is_refused_by(&self, s: &Segment) -> bool {
+        self.state == State::Syn && !s.from_client && s.flags & RST != 0 && self.is_for_the_syn(s)
+    }
+
+    /// Whether a backend's packet acknowledges the SYN.
+    fn is_for_the_syn(&self, s: &Segment) -> bool {
         let data = if self.data { u32::from(u16::MAX) } else { 0 };
-        let acked = self.ack(s).wrapping_sub(self.next[0]) <= data;
-        self.state == State::Syn && !s.from_client && s.flags & RST != 0 && acked
+        self.ack(s).wrapping_sub(self.next[0]) <= data
     }
 
     pub(crate) fn seq(&self, s: &Segment) -> u32 {
@@ -70,6 +74,10 @@ impl Model {
         let seq = self.seq(s);
         let side = usize::from(!s.from_client);
         let syn = s.flags & SYN != 0;
+        let answers = side == 1 && s.flags & (SYN | ACK) == SYN_ACK;
+        if answers && self.state == State::Syn && !self.is_for_the_syn(s) {
+            return;
+        }
         if s.from_client && s.flags & (SYN | ACK) == SYN && self.state == State::Closed {
             *self = Self::opened(seq, s.payload > 0);
         }
@@ -78,8 +86,9 @@ impl Model {
         let payload = if opens { 0 } else { u32::from(s.payload) };
         let end = seq.wrapping_add(payload).wrapping_add(u32::from(syn));
         let heard = side == 0 || s.flags & (SYN | ACK) == SYN | ACK || self.state != State::Syn;
-        let fresh = heard && payload > 0 && self.next[side].wrapping_sub(end).cast_signed() < 0;
-        let begins = if side == 0 { opens && self.state == State::Syn } else { syn && heard };
+        let again = side == 1 && syn && self.state != State::Syn;
+        let fresh = heard && !again && payload > 0 && self.next[side].wrapping_sub(end).cast_signed() < 0;
+        let begins = if side == 0 { opens && self.state == State::Syn } else { syn && heard && !again };
         if begins || fresh {
             self.next[side] = end;
         }

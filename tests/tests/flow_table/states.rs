@@ -33,6 +33,29 @@ fn a_handshake_goes_through_its_states() {
     table.check_books();
 }
 
+/// An answer to a SYN that had the port before is not this flow's: it passes, so that the client says so to the backend
+/// (RFC 9293 §3.5.2), and changes nothing.
+#[test]
+fn an_answer_to_another_syn_changes_nothing() {
+    require_data_path!("an_answer_to_another_syn_changes_nothing");
+    let table = Table::new(64);
+    let conn = table.syn(client(0)).unwrap();
+    let before = table.slot(&conn);
+    for wrong in [CLIENT_ISN, CLIENT_ISN + 2, CLIENT_ISN.wrapping_add(1 << 31)] {
+        table.reply(&conn, conn.of_backend().syn().seq(BACKEND_ISN).ack(wrong));
+        assert_eq!(table.slot(&conn), before, "{wrong}");
+    }
+    table.answer(&conn);
+    assert_eq!(table.state(&conn), State::Answered);
+    table.send(&conn, conn.of_client());
+    let late = conn.of_backend().syn().seq(BACKEND_ISN.wrapping_add(1 << 30)).ack(CLIENT_ISN + 9);
+    table.reply(&conn, late);
+    assert_eq!(table.slot(&conn).backend_next, BACKEND_ISN + 1);
+    table.reply(&conn, conn.of_backend().rst());
+    assert_eq!(table.state(&conn), State::Closed, "the backend's numbers are still known");
+    table.check_books();
+}
+
 /// One FIN leaves the flow open for the other direction; its last packets still pass when it is closed.
 #[test]
 fn half_closed_flows_are_open() {

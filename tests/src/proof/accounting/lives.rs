@@ -166,7 +166,7 @@ impl<'a> Crowd<'a> {
             Stage::Open => match throw {
                 0..35 => self.request(life),
                 35..65 => self.backend_data(life),
-                65..72 => self.client_acknowledges(life),
+                65..72 => _ = self.client_acknowledges(life),
                 72..75 => self.client_reset(life),
                 75..78 => self.backend_reset(life),
                 78..88 => self.fin(life, 0),
@@ -204,8 +204,9 @@ impl<'a> Crowd<'a> {
         let segment = Segment { seq: life.next[1], ack: life.next[0], flags: SYN | ACK, data: false };
         self.backend_sends(life, segment);
         life.next[1] = life.next[1].wrapping_add(1);
-        life.stage = Stage::Open;
-        self.client_acknowledges(life);
+        // A half-open flow may have lost its slot to another: then its client hears of no answer.
+        let is_known = self.client_acknowledges(life);
+        life.stage = if is_known { Stage::Open } else { Stage::Over };
     }
 
     fn request(&mut self, life: &mut Life) {
@@ -235,8 +236,8 @@ impl<'a> Crowd<'a> {
         life.next[1] = life.next[1].wrapping_add(DATA);
     }
 
-    fn client_acknowledges(&mut self, life: &mut Life) {
-        self.client_sends(life, Segment { seq: life.next[0], ack: life.next[1], flags: ACK, data: false });
+    fn client_acknowledges(&mut self, life: &mut Life) -> bool {
+        self.client_sends(life, Segment { seq: life.next[0], ack: life.next[1], flags: ACK, data: false })
     }
 
     /// A keepalive probe: one below what comes next.
@@ -278,9 +279,10 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    fn client_sends(&mut self, life: &Life, segment: Segment) {
+    /// Whether it arrives.
+    fn client_sends(&mut self, life: &Life, segment: Segment) -> bool {
         let frame = self.frames.of_client(life.family, life.client, segment);
-        self.run(&frame);
+        self.run(&frame).is_some_and(|left| destination(&left, life.family).is_some())
     }
 
     fn backend_sends(&mut self, life: &Life, segment: Segment) {
