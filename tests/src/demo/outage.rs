@@ -34,7 +34,9 @@ pub(super) fn fall(stage: &Stage, screen: &mut Screen) -> Result<()> {
     };
     judge_notice(stage, screen, &kill, &noticed)?;
     judge_connections(screen, &kill, &noticed, &traffic);
-    let given = stage.backend(&victim)?.new_flows.unwrap_or(u64::MAX);
+    let now = stage.backend(&victim)?;
+    screen.claim(now.state == "dead", &format!("by the checks it is {} now ({})", now.state, now.why));
+    let given = now.new_flows.unwrap_or(u64::MAX);
     let given = given.saturating_sub(noticed.backend.new_flows.unwrap_or_default());
     screen.claim(given == 0, &format!("{victim} was given {} of these", count(given)));
     Ok(())
@@ -74,7 +76,8 @@ fn judge_notice(stage: &Stage, screen: &mut Screen, kill: &Moments, noticed: &Si
         noticed.backend.state,
         noticed.backend.why
     );
-    screen.claim(noticed.backend.state == "dead" && !up, &text);
+    // Refused connections make it suspect before the checks find that it is dead.
+    screen.claim(matches!(noticed.backend.state.as_str(), "suspect" | "dead") && !up, &text);
     Ok(())
 }
 
