@@ -13,7 +13,7 @@ pub(crate) enum Purpose {
     Build,
     /// The demo: the lab's tools.
     Demo,
-    /// All tests: the lab's tools, and the kit for another kernel.
+    /// All tests: the lab's tools, what the benchmarks need (they are tested, too), and the kit for another kernel.
     Test,
     /// The linters.
     Lint,
@@ -27,6 +27,7 @@ pub(crate) enum Purpose {
 pub(crate) fn includes(wanted: Purpose, part: Purpose) -> bool {
     match (wanted, part) {
         (Purpose::All, _) | (_, Purpose::Build) | (Purpose::Test | Purpose::Bench, Purpose::Demo) => true,
+        (Purpose::Test, Purpose::Bench) => true,
         (wanted, part) => wanted == part,
     }
 }
@@ -80,6 +81,7 @@ mod tests {
         }
         assert!(includes(Purpose::Bench, Purpose::Demo));
         assert!(includes(Purpose::Test, Purpose::Demo));
+        assert!(includes(Purpose::Test, Purpose::Bench), "no test of a benchmark is skipped");
         assert!(!includes(Purpose::Demo, Purpose::Test), "the demo needs no other kernel: half a gigabyte");
         assert!(!includes(Purpose::Build, Purpose::Test));
         assert!(!includes(Purpose::Test, Purpose::Lint));
