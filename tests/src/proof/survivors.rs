@@ -36,17 +36,21 @@ pub fn watch<T>(
     lose: impl FnOnce(&mut Arena) -> Result<T>,
 ) -> Result<(T, Outcome)> {
     let (vip, name) = (arena.vip(), backend_host(victim));
-    let mut held = Vec::new();
+    // All stay open until there are enough: a balancer that looks at connections gives the next one to who has fewest.
+    let (mut held, mut others) = (Vec::new(), Vec::new());
     for _ in 0..CONNECTIONS * 30 {
         let connection = Held::open(arena.lab(), vip)?;
         if connection.server() == name {
             held.push(connection);
+        } else {
+            others.push(connection);
         }
         if held.len() == CONNECTIONS {
             break;
         }
     }
     ensure!(held.len() == CONNECTIONS, "only {} connections to {name}", held.len());
+    drop(others);
     let (queries, idle) = held.split_at_mut(CONNECTIONS / 2);
     for connection in queries {
         connection.send_for(QUERY).context("send a query")?;
