@@ -7,15 +7,13 @@ use std::net::IpAddr;
 
 use lb_common::checksum::{checksum, fold, sum};
 use lb_common::flow::{Ctrl, Side, Slot};
-use lb_common::headers::TCP_LEN;
+use lb_common::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, TCP_LEN};
 use lb_common::service::PROTOCOL_TCP;
 use lb_common::tcp::{ACK, RST};
 use lb_common::vlan::{ETHERTYPE_8021AD, ETHERTYPE_8021Q, VlanTags};
 
 use crate::dataplane::Tables;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
 const TTL: u8 = 64;
 /// Length of a TCP header without options, as the headers of IP say it.
 #[expect(clippy::cast_possible_truncation, reason = "20")]
@@ -86,11 +84,11 @@ impl Reset {
         }
         match (self.vip, self.client) {
             (IpAddr::V4(vip), IpAddr::V4(client)) => {
-                frame.extend(ETHERTYPE_IPV4.to_be_bytes());
+                frame.extend(ETHERTYPE_IPV4.to_ne_bytes());
                 frame.extend(v4_header(vip.octets(), client.octets()));
             }
             (vip, client) => {
-                frame.extend(ETHERTYPE_IPV6.to_be_bytes());
+                frame.extend(ETHERTYPE_IPV6.to_ne_bytes());
                 frame.extend(v6_header(octets(vip), octets(client)));
             }
         }

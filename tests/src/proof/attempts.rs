@@ -21,8 +21,8 @@ pub struct Attempt {
     pub begun: Instant,
     /// When it was over.
     pub over: Instant,
-    /// Whether there was a connection, or why there was none.
-    pub connected: Result<(), io::ErrorKind>,
+    /// How long connecting took, or why there was no connection.
+    pub connected: Result<Duration, io::ErrorKind>,
     /// Whether the answer was whole, or why it was not.
     pub answered: Result<(), io::ErrorKind>,
 }
@@ -114,8 +114,9 @@ async fn attempt(target: SocketAddr, request: Arc<str>, patience: Duration) -> A
     let connected = timeout_at(deadline, TcpStream::connect(target)).await;
     let (connected, answered) = match connected {
         Ok(Ok(stream)) => {
+            let took = begun.elapsed();
             let answer = timeout_at(deadline, ask(stream, &request)).await;
-            (Ok(()), answer.unwrap_or(Err(io::ErrorKind::TimedOut.into())).map_err(|e| e.kind()))
+            (Ok(took), answer.unwrap_or(Err(io::ErrorKind::TimedOut.into())).map_err(|e| e.kind()))
         }
         Ok(Err(e)) => (Err(e.kind()), Err(e.kind())),
         Err(_) => (Err(io::ErrorKind::TimedOut), Err(io::ErrorKind::TimedOut)),
