@@ -18,4 +18,5 @@ pub mod pair;
 pub mod privilege;
 pub mod proof;
 pub mod server;
+pub mod superset;
 pub mod vm;

@@ -36,7 +36,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
             packages.join(" ")
         );
     }
-    for service in packages.iter().filter(|p| SERVICES.contains(p)) {
+    for (_, service) in SERVICES.iter().filter(|(package, _)| packages.contains(package)) {
         disable(service)?;
     }
     Ok(())
@@ -49,8 +49,13 @@ pub(crate) fn update() {
     }
 }
 
-/// Packages that bring a service: haproxy its own, the module for nginx that of nginx.
-const SERVICES: [&str; 2] = ["haproxy", "libnginx-mod-stream"];
+/// Packages that bring a service, and what that is called.
+const SERVICES: [(&str, &str); 4] = [
+    ("haproxy", "haproxy"),
+    ("libnginx-mod-stream", "nginx"),
+    ("postgresql-15", "postgresql"),
+    ("redis-server", "redis-server"),
+];
 
 fn apt() -> Command {
     let mut cmd = Command::new("apt-get");
@@ -64,8 +69,7 @@ fn apt() -> Command {
 }
 
 /// Keeps a service that was just installed from starting at the next boot, and makes sure it is not running.
-fn disable(package: &str) -> Result<()> {
-    let name = if package == "libnginx-mod-stream" { "nginx" } else { package };
+fn disable(name: &str) -> Result<()> {
     if Path::new("/run/systemd/system").is_dir() {
         checked(Command::new("systemctl").args(["--quiet", "disable", "--now", name]))?;
     } else if which("update-rc.d").is_some() {

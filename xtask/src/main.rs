@@ -21,6 +21,7 @@ mod needs;
 mod proof;
 mod run;
 mod setup;
+mod superset;
 mod test;
 mod toolchain;
 mod vm;
@@ -46,6 +47,7 @@ enum Command {
     Lint(lint::Args),
     Bench(bench::Args),
     Proof(proof::Args),
+    Superset(superset::Args),
     Ci(ci::Args),
     CleanLab(clean::Args),
 }
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Lint(args) => lint::run(&args).map(done),
         Command::Bench(args) => bench::run(&args),
         Command::Proof(args) => proof::run(&args),
+        Command::Superset(args) => superset::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::CleanLab(args) => clean::run(&args).map(done),
     };

@@ -22,7 +22,7 @@ pub(crate) const DENY_VERSION: &str = "0.20.2";
 ///
 /// The eBPF toolchain is a rustup nightly with rust-src where there is one; on Debian the packages rustc-web,
 /// cargo-web and rust-web-src otherwise; and bpf-linker, which cargo compiles. Everything else is Debian packages.
-/// Services of these packages (haproxy, nginx) are not started. What is here already is left as it is.
+/// Services of these packages (haproxy, nginx, PostgreSQL, Redis) are not started. What is here already is left as it is.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// What to set up for

@@ -9,7 +9,6 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lb_agent::admin::client;
 use lb_agent::status::{BackendStatus, ServiceStatus, Status};
 
 use super::Options;
@@ -180,11 +179,7 @@ impl Stage {
 
     /// The body of a good answer, asked for from the balancer.
     fn get(&self, address: SocketAddr, path: &str) -> Result<String> {
-        let body = self.lab.in_ns(LB, || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            Ok::<_, anyhow::Error>(runtime.block_on(client::get(address, path))?)
-        })??;
-        String::from_utf8(body.into()).context("an answer that is no text")
+        self.lab.get(LB, address, path)
     }
 
     /// Ends everything. Returns what is left of it all the same.

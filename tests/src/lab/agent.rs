@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lb_agent::admin::{DEFAULT_ADDRESS, client};
+use lb_agent::admin::DEFAULT_ADDRESS;
 use lb_agent::status::Status;
 use tempfile::TempDir;
 
@@ -129,11 +129,7 @@ impl Agent {
     /// When it does not answer with status 200.
     pub fn get(&self, lab: &Lab, path: &str) -> Result<String> {
         let admin = DEFAULT_ADDRESS.parse().context("the default address of the admin server")?;
-        let body = lab.in_ns(LB, || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            anyhow::Ok(runtime.block_on(client::get(admin, path))?)
-        })??;
-        Ok(String::from_utf8_lossy(&body).into_owned())
+        lab.get(LB, admin, path)
     }
 
     /// What it says of itself.
@@ -201,7 +197,7 @@ fn socket_path(dir: &Path) -> PathBuf {
 }
 
 /// Labs have a network of their own, but share the machine's files: each agent needs another socket.
-fn with_socket(config: &str, socket: &Path) -> String {
+pub(crate) fn with_socket(config: &str, socket: &Path) -> String {
     if config.contains("\nsocket = ") {
         return config.to_owned();
     }

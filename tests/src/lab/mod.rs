@@ -3,7 +3,7 @@
 //! ```text
 //! one arm:   client ─┐                      two arms:  client ── lb ── switch ─┬─ backend-1
 //!            lb ─────┼─ switch                                                 └─ backend-2 …
-//!            backend-1 … ┘
+//!            backend-1 … ┘                 (and services, if wanted, beside the backends)
 //! line:      client ── lb ── backend-1, which has the addresses of all backends
 //! ```
 //!
@@ -22,12 +22,15 @@ mod servers;
 mod topology;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use lb_agent::admin::client;
 
+pub(crate) use agent::with_socket;
 pub use agent::{Agent, Settings};
 pub use cleanup::is_ending;
 use namespace::Namespace;
@@ -42,6 +45,9 @@ pub const CLIENT: &str = "client";
 pub const LB: &str = "lb";
 /// Host name of the switch: a bridge `br0` with a port called after each host. Nothing runs in it.
 pub const SWITCH: &str = "switch";
+
+/// Host name of the host for services, in labs that have one.
+pub const SERVICES: &str = "services";
 
 /// A running network.
 #[derive(Debug)]
@@ -58,9 +64,8 @@ impl Lab {
     pub fn new(topology: Topology) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let names = [CLIENT, LB, SWITCH].map(str::to_owned).into_iter();
         let mut lab = Self { topology, hosts: BTreeMap::new() };
-        for host in names.chain((1..=topology.backend_hosts()).map(backend_host)) {
+        for host in topology.hosts() {
             let namespace = Namespace::create(&cleanup::name(&format!("{number}-{host}")))?;
             lab.hosts.insert(host, namespace);
         }
@@ -72,9 +77,22 @@ impl Lab {
             backends: (1..=topology.backend_hosts())
                 .map(|n| lab.host(&backend_host(n)))
                 .collect::<Result<_>>()?,
+            services: lab.hosts.get(SERVICES),
         };
         wiring.connect().context("wire the lab")?;
         Ok(lab)
+    }
+
+    /// Enters a network that was kept ([`Lab::keep`]), perhaps by another process. It stays when this value is dropped.
+    ///
+    /// # Errors
+    /// When one of its namespaces is gone, or has no name in `names`.
+    pub fn enter(topology: Topology, names: &BTreeMap<String, String>) -> Result<Self> {
+        let open = |host: String| {
+            let name = names.get(&host).with_context(|| format!("no name for the namespace of {host}"))?;
+            Ok((host, Namespace::open(name)?))
+        };
+        Ok(Self { topology, hosts: topology.hosts().map(open).collect::<Result<_>>()? })
     }
 
     /// What was asked for; it also knows every address.
@@ -136,6 +154,18 @@ impl Lab {
         self.host(host)?.enter(f)
     }
 
+    /// The body of a good answer to `GET path`, asked for from a host, within seconds.
+    ///
+    /// # Errors
+    /// When nobody answers with status 200.
+    pub fn get(&self, host: &str, address: SocketAddr, path: &str) -> Result<String> {
+        let body = self.in_ns(host, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            anyhow::Ok(runtime.block_on(client::get(address, path))?)
+        })??;
+        String::from_utf8(body.into()).context("an answer that is no text")
+    }
+
     /// Writes keys below `/proc/sys/net` of a host, as `("ipv4/ip_forward", "1")`.
     ///
     /// # Errors
@@ -159,12 +189,10 @@ impl Lab {
 
     /// Lets the network stay after this process; `cargo xtask clean-lab` removes it. Returns the namespaces' names by host.
     #[must_use]
-    #[expect(clippy::mem_forget, reason = "dropping is what would remove them")]
     pub fn keep(self) -> BTreeMap<String, String> {
         let name = |(host, namespace): (String, Namespace)| {
             let name = namespace.name().to_owned();
-            cleanup::forget(&name);
-            std::mem::forget(namespace);
+            namespace.keep();
             (host, name)
         };
         self.hosts.into_iter().map(name).collect()

@@ -12,11 +12,13 @@ use nix::sched::{CloneFlags, setns};
 
 use super::cleanup;
 
-/// A network namespace under `/run/netns`, removed with everything that runs in it when dropped.
+/// A network namespace under `/run/netns`, removed with everything that runs in it when dropped, unless it is kept.
 #[derive(Debug)]
 pub(super) struct Namespace {
     name: String,
     handle: File,
+    /// Stays when this value is dropped.
+    kept: bool,
 }
 
 impl Namespace {
@@ -24,10 +26,23 @@ impl Namespace {
     pub(super) fn create(name: &str) -> Result<Self> {
         cleanup::remember(name);
         cleanup::undisturbed(|| run(Command::new("ip").args(["netns", "add", name]), ""))?;
-        let handle = File::open(format!("/run/netns/{name}")).with_context(|| format!("open {name}"))?;
-        let namespace = Self { name: name.to_owned(), handle };
+        let mut namespace = Self::open(name)?;
+        namespace.kept = false;
         namespace.ip("link set lo up\n")?;
         Ok(namespace)
+    }
+
+    /// A namespace that is there, and stays.
+    pub(super) fn open(name: &str) -> Result<Self> {
+        let path = format!("/run/netns/{name}");
+        let handle = File::open(&path).with_context(|| format!("open {path}"))?;
+        Ok(Self { name: name.to_owned(), handle, kept: true })
+    }
+
+    /// Lets it stay.
+    pub(super) fn keep(mut self) {
+        cleanup::forget(&self.name);
+        self.kept = true;
     }
 
     pub(super) fn name(&self) -> &str {
@@ -95,7 +110,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        cleanup::remove(&self.name);
+        if !self.kept {
+            cleanup::remove(&self.name);
+        }
     }
 }
 

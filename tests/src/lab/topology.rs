@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::Result;
 
 use super::namespace::Namespace;
+use super::{CLIENT, LB, SERVICES, SWITCH};
 use crate::packet::world::Family;
 
 /// Where the balancer stands.
@@ -39,13 +40,15 @@ pub struct Topology {
     pub queues: u8,
     /// MTU of every interface.
     pub mtu: u16,
+    /// A further host beside the backends, for what these need themselves, such as databases.
+    pub services: bool,
 }
 
 impl Topology {
     /// One segment, two queues, MTU 1500.
     #[must_use]
     pub const fn one_arm(backends: u8) -> Self {
-        Self { arms: Arms::One, backends, queues: 2, mtu: 1500 }
+        Self { arms: Arms::One, backends, queues: 2, mtu: 1500, services: false }
     }
 
     /// The balancer as a router, two queues, MTU 1500.
@@ -58,6 +61,12 @@ impl Topology {
     #[must_use]
     pub const fn line(backends: u8) -> Self {
         Self { arms: Arms::Line, queues: 1, ..Self::one_arm(backends) }
+    }
+
+    /// The same with a host for services, which is not for a line.
+    #[must_use]
+    pub const fn with_services(self) -> Self {
+        Self { services: true, ..self }
     }
 
     /// Name of the host that backend `n`, from 1, is on.
@@ -118,6 +127,18 @@ impl Topology {
         SocketAddr::new(address(self.server_net(), 10 + n, family), 8088)
     }
 
+    /// The host for services.
+    #[must_use]
+    pub fn services(&self, family: Family) -> IpAddr {
+        address(self.server_net(), 5, family)
+    }
+
+    /// Every host by name; the switch is one of them.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = String> + use<> {
+        let fixed = [CLIENT, LB, SWITCH].into_iter().chain(self.services.then_some(SERVICES));
+        fixed.map(str::to_owned).chain((1..=self.backend_hosts()).map(backend_host))
+    }
+
     const fn client_net(&self) -> u8 {
         match self.arms {
             Arms::One => 0,
@@ -165,6 +186,7 @@ pub(super) struct Wiring<'a> {
     pub(super) lb: &'a Namespace,
     pub(super) switch: &'a Namespace,
     pub(super) backends: Vec<&'a Namespace>,
+    pub(super) services: Option<&'a Namespace>,
 }
 
 /// An end of a veth pair.
@@ -203,6 +225,9 @@ impl Wiring<'_> {
         for (n, backend) in (1..).zip(&self.backends) {
             self.plug(backend, "eth0", &backend_host(n))?;
         }
+        if let Some(services) = self.services {
+            self.plug(services, "eth0", SERVICES)?;
+        }
         self.address_hosts()
     }
 
@@ -210,7 +235,7 @@ impl Wiring<'_> {
     /// IPv6 by a second, no router discovery, and local ports apart from the SNAT ports.
     fn settle_hosts(&self) -> Result<()> {
         let mut hosts = vec![self.client, self.lb];
-        hosts.extend(&self.backends);
+        hosts.extend(self.backends.iter().chain(&self.services));
         for host in hosts {
             host.sysctl(&[
                 ("ipv6/conf/all/accept_dad", "0"),
@@ -266,10 +291,13 @@ impl Wiring<'_> {
             for (n, backend) in (1..=t.backends).zip(self.backends.iter().cycle()) {
                 add_address(backend, "eth0", t.backend(n, family).ip(), family)?;
             }
+            if let Some(services) = self.services {
+                add_address(services, "eth0", t.services(family), family)?;
+            }
             if t.arms.routes() {
                 add_address(self.lb, "eth1", t.snat(family), family)?;
                 add_default_route(self.client, t.front(family))?;
-                for backend in &self.backends {
+                for backend in self.backends.iter().chain(&self.services) {
                     add_default_route(backend, t.snat(family))?;
                 }
             }
