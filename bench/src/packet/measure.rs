@@ -29,6 +29,7 @@ const FILL_MOST: u32 = 200_000;
 /// A program that takes part in a stage.
 struct Player<'a> {
     subject: &'a mut Subject,
+    tables: Tables,
     state: State,
 }
 
@@ -47,17 +48,17 @@ pub(super) fn stage(
     slice: Duration,
     report: &mut Report,
 ) -> Result<()> {
-    let tables = stage.tables()?;
     let mut players = Vec::new();
-    for subject in subjects {
+    let mut without: Vec<Subject> = stage.parts.iter().map(|part| Subject::without(*part)).collect();
+    for subject in subjects.iter_mut().chain(&mut without) {
         progress(&format!("{}: set {}", stage.describe(), subject.name));
+        let tables = stage.tables(subject.left_out)?;
         let state = State::set(stage, &tables, subject).with_context(|| subject.name.clone())?;
-        players.push(Player { subject, state });
+        players.push(Player { subject, tables, state });
     }
     for row in &stage.rows {
         progress(&row.name);
-        let series =
-            play(stage, &tables, row, &mut players, rounds, slice).with_context(|| row.name.clone())?;
+        let series = play(stage, row, &mut players, rounds, slice).with_context(|| row.name.clone())?;
         add_rows(row, &players, &series, report);
     }
     Ok(())
@@ -66,7 +67,6 @@ pub(super) fn stage(
 /// Plays all rounds of a scenario. A program that cannot take part has no times.
 fn play(
     stage: &Stage,
-    tables: &Tables,
     row: &Row,
     players: &mut [Player<'_>],
     rounds: usize,
@@ -77,7 +77,7 @@ fn play(
     for round in 0..rounds {
         for (player, series) in players.iter_mut().zip(&mut series) {
             if stage.fill == Fill::Nothing && round > 0 {
-                player.state = State::set(stage, tables, player.subject)?;
+                player.state = State::set(stage, &player.tables, player.subject)?;
             }
             let Some(frame) = frame(stage, row.shape, &player.state) else { continue };
             let name = player.subject.name.clone();

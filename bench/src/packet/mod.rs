@@ -17,6 +17,7 @@ use crate::report::{self, Aim, Report};
 
 mod frames;
 mod measure;
+mod part;
 mod stage;
 mod state;
 mod subject;
@@ -83,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// A flow table of so many blocks with a flow in every slot, and what must live as long as its program does.
 pub(crate) fn full_table(blocks: u32) -> Result<(Arc<FlowTable>, impl Sized)> {
     let stage = Stage::full(Family::V4, blocks, Vec::new());
-    let state = State::set(&stage, &stage.tables()?, &mut Subject::product())?;
+    let state = State::set(&stage, &stage.tables(None)?, &mut Subject::product())?;
     let flows = state.loaded.flows().context("the product has a flow table")?;
     Ok((flows, state))
 }
@@ -91,6 +92,9 @@ pub(crate) fn full_table(blocks: u32) -> Result<(Arc<FlowTable>, impl Sized)> {
 fn compare(stage: &Stage, report: &mut Report) {
     for row in &stage.rows {
         report.compare(&row.name, PRODUCT, REFERENCE, row.aim.map(Aim::AtMost));
+        for part in stage.parts {
+            report.compare(&row.name, &Subject::without(*part).name, PRODUCT, None);
+        }
         if let Some(base) = &row.flat_to {
             report.compare_scenarios(&row.name, base, PRODUCT, Some(Aim::AtMost(stage::FLAT)));
             report.compare_scenarios(&row.name, base, REFERENCE, None);

@@ -5,10 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::Result;
 use lb_agent::dataplane::Tables;
 use lb_agent::dataplane::scenarios::World;
+use lb_agent::model::Scheduler;
 use lb_agent::plan::{Plan, plan};
 use lb_tests::packet::world::{Family, VIP};
 
 use super::frames::{Shape, nth};
+use super::part::Part;
 
 /// How much dearer a hit may be with a thousand services or backends.
 pub(super) const FLAT: f64 = 1.15;
@@ -27,6 +29,8 @@ pub(super) struct Stage {
     pub(super) backends: u32,
     pub(super) fill: Fill,
     pub(super) rows: Vec<Row>,
+    /// Without which the product is measured, too.
+    pub(super) parts: &'static [Part],
 }
 
 /// What is in the flow table.
@@ -53,7 +57,7 @@ pub(super) struct Row {
 impl Stage {
     /// A table of so many blocks in which every slot is an embryonic flow's.
     pub(super) const fn full(family: Family, blocks: u32, rows: Vec<Row>) -> Self {
-        Self { family, blocks, services: 1, backends: 3, fill: Fill::Embryonic, rows }
+        Self { family, blocks, services: 1, backends: 3, fill: Fill::Embryonic, rows, parts: &[] }
     }
 
     /// Slots of the flow table.
@@ -88,8 +92,8 @@ impl Stage {
         format!("{:?}, {slots} slots, {fill}, {services} services of {backends} backends", self.family)
     }
 
-    /// What the agent would write for it.
-    pub(super) fn tables(&self) -> Result<Tables> {
+    /// What the agent would write for it, without a part.
+    pub(super) fn tables(&self, left_out: Option<Part>) -> Result<Tables> {
         let host_bits = self.blocks.ilog2();
         let snat = match self.family {
             Family::V4 => format!("10.78.0.0/{}", 32 - host_bits),
@@ -106,6 +110,13 @@ impl Stage {
             world = world.service(&name, &vip, &[]);
             for backend in 0..self.backends {
                 world = world.backend(&name, &backend_socket(self.family, backend));
+            }
+        }
+        for service in &mut world.services {
+            // As in a configuration that says nothing about it.
+            service.scheduler = Scheduler::LeastWaiting;
+            if let Some(part) = left_out {
+                part.leave_out(service);
             }
         }
         Ok(plan(&world.inputs(), &Plan::default())?.tables)
@@ -145,8 +156,15 @@ fn of_family(family: Family, quick: bool) -> Vec<Stage> {
         ]
     };
     let replies = |flows: &str| row(format!("reply, {flows}"), Shape::Reply, Some(0.4));
-    let stage =
-        |fill, blocks, services, backends, rows| Stage { family, blocks, services, backends, fill, rows };
+    let stage = |fill, blocks, services, backends, rows| Stage {
+        family,
+        blocks,
+        services,
+        backends,
+        fill,
+        rows,
+        parts: &[],
+    };
     let flows = format!("{middle} flows");
 
     let mut one = hits("1 flow");
@@ -161,11 +179,15 @@ fn of_family(family: Family, quick: bool) -> Vec<Stage> {
         vec![Row { flat_to: Some(name), ..row }]
     };
 
+    let new = vec![row("SYN, new flow".into(), Shape::Syn, Some(0.4))];
     let mut out = vec![
-        stage(Fill::Nothing, large, 1, 3, vec![row("SYN, new flow".into(), Shape::Syn, Some(0.4))]),
+        Stage { parts: &[Part::Comparing, Part::Retries], ..stage(Fill::Nothing, large, 1, 3, new) },
         Stage::full(family, large, vec![row("SYN, table full of embryonic".into(), Shape::Syn, Some(0.4))]),
-        stage(Fill::Established(0), 1, 1, 3, one),
-        stage(Fill::Established(middle_bits), middle_blocks, 1, 3, some),
+        Stage { parts: &[Part::Requests], ..stage(Fill::Established(0), 1, 1, 3, one) },
+        Stage {
+            parts: &[Part::Requests],
+            ..stage(Fill::Established(middle_bits), middle_blocks, 1, 3, some)
+        },
     ];
     if !quick {
         out.push(stage(Fill::Established(20), 64, 1, 3, hits("1 M flows")));

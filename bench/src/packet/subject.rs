@@ -13,6 +13,7 @@ use lb_agent::dataplane::{RingKey, Tables, converge};
 use lb_common::addr::Addr;
 use lb_common::backend::Backend;
 
+use super::part::Part;
 use super::stage::{LOOPBACK, Stage};
 use super::{PRODUCT, REFERENCE, wrapper};
 use crate::abi::{RefNode, RefRing, RefService};
@@ -23,6 +24,8 @@ pub(super) struct Subject {
     /// Name in rows.
     pub(super) name: String,
     kind: Kind,
+    /// What the product does without.
+    pub(super) left_out: Option<Part>,
     /// How many flows have been made that must not come again: what is pinned outlives a stage.
     spent: u64,
 }
@@ -67,6 +70,12 @@ impl Subject {
         Self::new(PRODUCT, Kind::Product)
     }
 
+    /// Evenkeel without a part.
+    pub(super) fn without(part: Part) -> Self {
+        let name = format!("{PRODUCT}, {}", part.without());
+        Self { left_out: Some(part), ..Self::new(&name, Kind::Product) }
+    }
+
     /// The hash-table balancer.
     pub(super) fn reference() -> Result<Self> {
         Ok(Self::new(REFERENCE, Kind::Reference(machine::object("bench-ref.o")?)))
@@ -78,7 +87,7 @@ impl Subject {
     }
 
     fn new(name: &str, kind: Kind) -> Self {
-        Self { name: name.into(), kind, spent: 0 }
+        Self { name: name.into(), kind, left_out: None, spent: 0 }
     }
 
     /// Whether it must do with each frame what the product does; a pinned program may differ.
