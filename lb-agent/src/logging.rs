@@ -4,9 +4,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +41,24 @@ impl fmt::Display for LogError {
     }
 }
 
+/// Changes the log while the process runs.
+pub struct LogHandle {
+    lines: reload::Handle<Lines, Registry>,
+    make: Box<dyn Fn(LogFormat) -> Lines + Send + Sync>,
+}
+
+/// What turns events into lines.
+type Lines = Box<dyn Layer<Registry> + Send + Sync>;
+
+impl LogHandle {
+    /// Lines look like this from now on.
+    pub fn set_format(&self, format: LogFormat) {
+        if let Err(e) = self.lines.reload((self.make)(format)) {
+            tracing::warn!("agent.log_format: lines look as before: {e}");
+        }
+    }
+}
+
 /// Sends the process's log lines to standard error. Once per process.
 ///
 /// `level` is a level (`info`) or a filter in tracing's syntax (`lb_agent::health=debug,info`); without it
@@ -47,10 +66,11 @@ impl fmt::Display for LogError {
 ///
 /// # Errors
 /// When the filter makes no sense, or logging is set up already.
-pub fn init(format: LogFormat, level: Option<&str>) -> Result<(), LogError> {
-    let subscriber = subscriber(format, filter(level)?, std::io::stderr);
+pub fn init(format: LogFormat, level: Option<&str>) -> Result<LogHandle, LogError> {
+    let (subscriber, handle) = subscriber(format, filter(level)?, std::io::stderr);
     // Takes the lines of the `log` crate too, which the data path's own arrive by.
-    subscriber.try_init().map_err(|e| LogError(format!("logging: {e}")))
+    subscriber.try_init().map_err(|e| LogError(format!("logging: {e}")))?;
+    Ok(handle)
 }
 
 fn filter(level: Option<&str>) -> Result<EnvFilter, LogError> {
@@ -67,15 +87,24 @@ fn subscriber<W>(
     format: LogFormat,
     filter: EnvFilter,
     writer: W,
-) -> Box<dyn tracing::Subscriber + Send + Sync>
+) -> (impl tracing::Subscriber + Send + Sync, LogHandle)
+where
+    W: for<'a> MakeWriter<'a> + Clone + Send + Sync + 'static,
+{
+    let make = Box::new(move |format| lines(format, writer.clone()));
+    let (layer, handle) = reload::Layer::new(make(format));
+    (tracing_subscriber::registry().with(layer).with(filter), LogHandle { lines: handle, make })
+}
+
+fn lines<W>(format: LogFormat, writer: W) -> Lines
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
         // Colours would end up in journals and files.
-        LogFormat::Human => Box::new(builder.with_ansi(false).with_target(false).finish()),
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_current_span(false).finish()),
+        LogFormat::Human => layer.with_ansi(false).with_target(false).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
     }
 }
 
@@ -86,9 +115,9 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct Written(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Lines {
+    impl Write for Written {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -99,15 +128,36 @@ mod tests {
     }
 
     fn logged(format: LogFormat, level: &str) -> String {
-        let lines = Lines::default();
+        let lines = Written::default();
         let writer = lines.clone();
-        let s = subscriber(format, filter(Some(level)).unwrap(), move || writer.clone());
+        let (s, _) = subscriber(format, filter(Some(level)).unwrap(), move || writer.clone());
         tracing::subscriber::with_default(s, || {
             tracing::debug!("quiet");
             tracing::info!(backend = "superset/superset-1", from = "healthy", "backend is dead");
         });
         let bytes = lines.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn another_format_counts_from_the_next_line_on() {
+        let lines = Written::default();
+        let writer = lines.clone();
+        let filter = filter(Some("info")).unwrap();
+        let (s, handle) = subscriber(LogFormat::Human, filter, move || writer.clone());
+        tracing::subscriber::with_default(s, || {
+            tracing::info!("first");
+            handle.set_format(LogFormat::Json);
+            tracing::info!(n = 2, "second");
+            tracing::debug!("quiet");
+            handle.set_format(LogFormat::Human);
+            tracing::info!("third");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let [first, second, third] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+        assert!(first.ends_with(" INFO first") && third.ends_with(" INFO third"), "{text}");
+        let second: serde_json::Value = serde_json::from_str(second).unwrap();
+        assert_eq!((&second["message"], &second["n"]), (&"second".into(), &2.into()));
     }
 
     #[test]

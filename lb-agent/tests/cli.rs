@@ -118,13 +118,15 @@ fn status_without_an_agent_is_one_clear_line_and_1() {
 }
 
 #[test]
-fn drain_without_an_agent_is_one_clear_line_and_1() {
+fn a_command_without_an_agent_is_one_clear_line_and_1() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("admin.sock");
     let socket = socket.to_str().unwrap();
-    for words in
-        [&["drain", "superset/superset-1", "--wait"][..], &["undrain", "superset/superset-1", "--json"]]
-    {
+    for words in [
+        &["drain", "superset/superset-1", "--wait"][..],
+        &["undrain", "superset/superset-1", "--json"],
+        &["reload"],
+    ] {
         let out = lb_agent(&[words, &["--socket", socket]].concat());
         let stderr = text(&out.stderr);
         assert_eq!((out.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");

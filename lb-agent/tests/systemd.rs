@@ -43,4 +43,9 @@ fn the_unit_starts_the_agent_as_it_wants_to_be_started() {
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(2), "{said}");
     assert!(said.starts_with("/etc/evenkeel/lb.toml: "), "{said}");
+
+    let line = UNIT.lines().find_map(|l| l.strip_prefix("ExecReload=")).unwrap();
+    let args: Vec<&str> = line.split(' ').skip(1).chain(["--help"]).collect();
+    let out = Command::new(env!("CARGO_BIN_EXE_lb-agent")).args(&args).output().unwrap();
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
 }

@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::answer::{Refused, off_the_loop};
 use super::token::TokenFile;
+use crate::config::AgentConfig;
 
 /// What those who connect to a listener may do besides reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,12 @@ pub enum Access {
 }
 
 impl Access {
+    /// What `agent.admin` gives to those who reach it.
+    #[must_use]
+    pub fn of(agent: &AgentConfig) -> Self {
+        agent.admin_token_file.clone().map_or(Self::ReadOnly, Self::Token)
+    }
+
     /// Whether a request with these headers may change things, or look at what is there to change them.
     ///
     /// # Errors

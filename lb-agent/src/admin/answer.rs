@@ -2,7 +2,7 @@
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use tracing::warn;
 
@@ -25,8 +25,13 @@ pub(super) fn text(status: StatusCode, body: String) -> Answer {
 
 /// A value as JSON.
 pub(super) fn json<T: serde::Serialize>(value: &T) -> Answer {
+    json_with(StatusCode::OK, value)
+}
+
+/// The same with another status.
+pub(super) fn json_with<T: serde::Serialize>(status: StatusCode, value: &T) -> Answer {
     match serde_json::to_string_pretty(value) {
-        Ok(body) => answer(StatusCode::OK, "application/json", body + "\n"),
+        Ok(body) => answer(status, "application/json", body + "\n"),
         Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("json: {e}\n")),
     }
 }
@@ -36,23 +41,28 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> Answer {
 pub(super) struct Refused {
     status: StatusCode,
     why: String,
+    /// A header that goes with the status.
+    header: Option<(HeaderName, &'static str)>,
 }
 
 impl Refused {
     pub(super) fn new(status: StatusCode, why: impl Into<String>) -> Self {
-        Self { status, why: why.into() }
+        let realm = (WWW_AUTHENTICATE, "Bearer realm=\"lb-agent\"");
+        Self { status, why: why.into(), header: (status == StatusCode::UNAUTHORIZED).then_some(realm) }
     }
 
-    /// With the headers that go with the status.
+    /// Another method than `allowed`, as a list for people and for the header.
+    pub(super) fn method(allowed: &'static str) -> Self {
+        let (status, why) =
+            (StatusCode::METHOD_NOT_ALLOWED, format!("another method is wanted here: {allowed}"));
+        Self { status, why, header: Some((ALLOW, allowed)) }
+    }
+
+    /// With the header that goes with the status.
     pub(super) fn answer(self) -> Answer {
         let body = serde_json::json!({ "error": self.why }).to_string() + "\n";
         let mut answer = answer(self.status, "application/json", body);
-        let header = match self.status {
-            StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, "Bearer realm=\"lb-agent\"")),
-            StatusCode::METHOD_NOT_ALLOWED => Some((ALLOW, "GET, HEAD, POST, DELETE")),
-            _ => None,
-        };
-        if let Some((name, value)) = header {
+        if let Some((name, value)) = self.header {
             answer.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         answer

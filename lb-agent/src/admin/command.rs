@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::status::reload::ReloadReport;
+
 /// For the loop to take a command and to answer. It turns in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -47,6 +49,36 @@ pub enum Refusal {
     /// The loop does not answer.
     #[error("the agent does not take commands now: it is stopping, or its loop stands still")]
     Busy,
+}
+
+/// That the configuration be read again, and where to say what came of it.
+#[derive(Debug)]
+pub struct Reload {
+    /// What it comes from, for the log.
+    pub why: &'static str,
+    /// Told after the outcome was published.
+    pub reply: oneshot::Sender<ReloadReport>,
+}
+
+impl Reload {
+    /// One that nobody waits for.
+    #[must_use]
+    pub fn unattended(why: &'static str) -> Self {
+        Self { why, reply: oneshot::channel().0 }
+    }
+}
+
+/// Asks for a reload and waits until its outcome is published. It may not be in the kernel yet.
+///
+/// # Errors
+/// When there is none within seconds.
+pub async fn ask_reload(reloads: &mpsc::Sender<Reload>, why: &'static str) -> Result<ReloadReport, Refusal> {
+    let (reply, answer) = oneshot::channel();
+    let asked = async {
+        reloads.send(Reload { why, reply }).await.map_err(|_| Refusal::Busy)?;
+        answer.await.map_err(|_| Refusal::Busy)
+    };
+    timeout(PATIENCE, asked).await.unwrap_or(Err(Refusal::Busy))
 }
 
 /// Sends a change to the loop and waits until it is published. It may not be in the kernel yet.

@@ -29,7 +29,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
 
 use crate::metrics;
@@ -58,14 +58,14 @@ pub const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 const PATHS: &str = "/metrics /livez /readyz /status /state";
 
-/// Answers until it is dropped.
-pub async fn serve<L: Listen>(listener: L, access: Access, view: Arc<View>) {
-    let (room, access) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(access));
+/// Answers until it is dropped. `access` may change; each connection goes by what it is when it begins.
+pub async fn serve<L: Listen>(listener: L, access: watch::Receiver<Access>, view: Arc<View>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok(stream) => {
-                let (access, view) = (access.clone(), view.clone());
+                let (access, view) = (Arc::new(access.borrow().clone()), view.clone());
                 tokio::spawn(async move {
                     if tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, access, view))
                         .await

@@ -70,12 +70,12 @@ async fn start() -> Fixture {
         v.backends.insert(1, stats);
     });
     // There is no loop: nobody takes commands.
-    let (commands, _) = mpsc::channel(1);
+    let ((commands, _), (reloads, _)) = (mpsc::channel(1), mpsc::channel(1));
     let (heartbeat, scan) = (Arc::default(), ScanCache::default());
-    let view = Arc::new(View { published, metrics, counters, heartbeat, commands, scan });
+    let view = Arc::new(View { published, metrics, counters, heartbeat, commands, reloads, scan });
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    Fixture { address, publish, server: tokio::spawn(serve(listener, Access::Full, view)) }
+    Fixture { address, publish, server: tokio::spawn(serve(listener, watch::channel(Access::Full).1, view)) }
 }
 
 /// Sends bytes and returns all that comes back until the server closes.

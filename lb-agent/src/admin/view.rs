@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::command::Command;
+use super::command::{Command, Reload};
 use crate::dataplane::{Counters, Tables};
 use crate::flows::FlowSummary;
 use crate::metrics::Metrics;
@@ -66,6 +66,8 @@ pub struct View {
     pub heartbeat: Arc<Heartbeat>,
     /// To the loop.
     pub commands: mpsc::Sender<Command>,
+    /// To whoever reads the configuration.
+    pub reloads: mpsc::Sender<Reload>,
     /// The last scan.
     pub scan: ScanCache,
 }

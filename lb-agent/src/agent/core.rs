@@ -8,12 +8,14 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::admin::Published;
+use crate::config::Config;
 use crate::dataplane::{Counters, DataplaneError};
 use crate::health::fsm::CheckResult;
-use crate::health::{CheckObservation, PassiveHealth};
+use crate::health::{CheckObservation, Checker, PassiveHealth};
 use crate::metrics::{Metrics, Operation};
 use crate::model::PortFacts;
 use crate::net::hops::Hops;
+use crate::status::reload::RefusedReload;
 
 use super::egress;
 use super::program::Program;
@@ -26,6 +28,7 @@ use signals::Signals;
 
 pub mod drains;
 mod lost;
+pub mod reload;
 pub mod signals;
 
 /// Why the agent does not start.
@@ -50,8 +53,8 @@ pub struct Tools {
     pub metrics: Arc<Metrics>,
     /// What the data path counts.
     pub counters: Arc<dyn Counters>,
-    /// Where what is seen of backends counts against them.
-    pub passive: PassiveHealth,
+    /// Checks the backends.
+    pub checker: Checker,
     /// Sends frames of the agent's own.
     pub send: Sender,
 }
@@ -62,6 +65,12 @@ pub struct Core<P> {
     writer: Writer<P>,
     metrics: Arc<Metrics>,
     counters: Arc<dyn Counters>,
+    /// The one in use.
+    config: Arc<Config>,
+    /// A reload is on its way into the kernel.
+    to_verify: bool,
+    /// The last reload, when it was refused.
+    refused: Option<RefusedReload>,
     origin: Origin,
     attached: Attached,
     egress: egress::Watch,
@@ -72,6 +81,7 @@ pub struct Core<P> {
     /// Sends the RSTs that [`Core::sweep`] calls for.
     send: Sender,
     lost: Lost,
+    checker: Checker,
     passive: PassiveHealth,
     signals: Signals,
     changed: bool,
@@ -79,18 +89,18 @@ pub struct Core<P> {
 }
 
 impl<P: Program> Core<P> {
-    /// Takes over the data path. Nothing is written yet.
+    /// Takes over the data path. Nothing is written yet. `world` is what `config` says, and the network.
     ///
     /// # Errors
     /// When the maps cannot be read.
     pub fn new(
-        world: World,
+        (config, world): (Arc<Config>, World),
         program: P,
         tools: Tools,
         origin: Origin,
         publish: watch::Sender<Published>,
     ) -> Result<Self, WriteError> {
-        let Tools { metrics, counters, passive, send } = tools;
+        let Tools { metrics, counters, checker, send } = tools;
         let writer = Writer::new(program, metrics.clone())?;
         let (attached, last_error) = (Attached::new(), None);
         let signals = Signals::new(&world, Instant::now());
@@ -102,6 +112,9 @@ impl<P: Program> Core<P> {
             writer,
             metrics,
             counters,
+            config,
+            to_verify: false,
+            refused: None,
             origin,
             attached,
             egress: egress::Watch::default(),
@@ -110,7 +123,8 @@ impl<P: Program> Core<P> {
             drains_due: None,
             send,
             lost: Lost::default(),
-            passive,
+            passive: checker.passive(),
+            checker,
             signals,
             changed: true,
             publish,
@@ -136,9 +150,10 @@ impl<P: Program> Core<P> {
         Ok(())
     }
 
-    /// Detaches the program.
+    /// Ends the checks and detaches the program.
     pub fn stop(&mut self) {
         self.running = false;
+        self.checker.stop();
         self.writer.dataplane_mut().detach();
         self.attached.clear();
         self.changed = true;
@@ -179,10 +194,15 @@ impl<P: Program> Core<P> {
         self.changed = true;
     }
 
-    /// Writes what was decided. A failure is tried again by itself.
+    /// Writes what was decided. A failure is tried again by itself. After a reload the maps are read back.
     pub fn write(&mut self) {
         match self.writer.write(&self.world) {
-            Ok(()) => self.lost.look(self.writer.actual()),
+            Ok(()) => {
+                self.lost.look(self.writer.actual());
+                if std::mem::take(&mut self.to_verify) {
+                    self.writer.resync();
+                }
+            }
             Err(e) => debug!("write failed: {e}"),
         }
         self.changed = true;
@@ -210,6 +230,7 @@ impl<P: Program> Core<P> {
             writer: &self.writer,
             attached: &self.attached,
             origin: &self.origin,
+            refused: self.refused.as_ref(),
             running: self.running,
             errors: self.metrics.errors(),
             last_error: self.last_error.as_deref(),

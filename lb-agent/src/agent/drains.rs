@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use crate::drain::{Drain, Outcome, Reading};
 use crate::model::{BackendKey, DrainSpec};
 
+use super::world::Stay;
+
 /// Every backend that gets no new flows because somebody wants it so. What is in here stays until it is taken out:
 /// the end of a drain does not bring a backend back, and neither does another configuration that still has it.
 #[derive(Clone, Debug)]
@@ -38,6 +40,15 @@ impl Drains {
         self.drains.remove(key)
     }
 
+    /// There are other backends now. Those that stay stay drained, and the drains of others are forgotten. Returns how
+    /// many of these were not at their end.
+    pub fn reload(&mut self, stay: &Stay) -> usize {
+        let before = self.going_on();
+        self.keys = stay.carry_set(&self.keys);
+        self.drains = stay.carry(std::mem::take(&mut self.drains));
+        before - self.going_on()
+    }
+
     /// Backends that get no new flows, drained ones included.
     #[must_use]
     pub const fn keys(&self) -> &BTreeSet<BackendKey> {
@@ -53,7 +64,11 @@ impl Drains {
     /// Whether any drain is not at its end.
     #[must_use]
     pub fn is_any_going_on(&self) -> bool {
-        self.drains.values().any(|drain| drain.end().is_none())
+        self.going_on() > 0
+    }
+
+    fn going_on(&self) -> usize {
+        self.drains.values().filter(|drain| drain.end().is_none()).count()
     }
 
     /// Looks at every drain that is not at its end, by `read`; `None` from it means what it does to

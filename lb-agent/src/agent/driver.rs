@@ -18,6 +18,7 @@ use crate::health::passive::WAITING_LOOK;
 use crate::net::hops::Hops;
 
 use super::core::Core;
+use super::core::reload::NewConfig;
 use super::program::Program;
 use super::sweep::Swept;
 
@@ -38,6 +39,8 @@ pub struct Events {
     pub hops: watch::Receiver<Arc<Hops>>,
     /// What somebody asks for.
     pub commands: mpsc::Receiver<Command>,
+    /// Configurations that were read.
+    pub configs: mpsc::Receiver<NewConfig>,
 }
 
 /// Turns until `stop` is ready, and returns what that says.
@@ -70,7 +73,9 @@ pub async fn drive<P: Program, S>(
                 let hops = events.hops.borrow_and_update().clone();
                 core.network(&hops);
             }
-            command = asked(&mut events.commands) => core.command(command),
+            // After the hops: those of new backends are there before them.
+            config = next(&mut events.configs) => core.reload(config),
+            command = next(&mut events.commands) => core.command(command),
             () = at(drains_due) => core.observe_drains(),
             () = at(signals_due) => core.observe_signals(),
             n = events.checks.recv_many(&mut observed, BATCH), if checked => {
@@ -115,10 +120,10 @@ async fn ended<T: Default>(task: &mut Option<JoinHandle<T>>) -> T {
     result
 }
 
-/// When nobody is left who could ask, nobody asks.
-async fn asked(commands: &mut mpsc::Receiver<Command>) -> Command {
-    match commands.recv().await {
-        Some(command) => command,
+/// When nobody is left who could send, nothing comes any more.
+async fn next<T>(from: &mut mpsc::Receiver<T>) -> T {
+    match from.recv().await {
+        Some(event) => event,
         None => pending().await,
     }
 }

@@ -1,7 +1,8 @@
 //! The agent's loop.
 //!
 //! [`world`] is what is known, [`writer`] gets the plan that follows from it into the kernel, [`core`] turns events into
-//! both and publishes a status, and [`driver`] waits for the events. All of it runs on a fake data path.
+//! both and publishes a status, and [`driver`] waits for the events. All of it runs on a fake data path. [`reload`] reads the
+//! configuration again and [`run`] puts the parts together.
 
 mod changes;
 pub mod core;
@@ -9,9 +10,12 @@ pub mod drains;
 pub mod driver;
 mod egress;
 pub mod newcomers;
+pub mod node;
 pub mod program;
+pub mod reload;
 mod report;
 pub mod run;
+pub mod signals;
 pub mod sweep;
 #[cfg(test)]
 mod testing;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::health::fsm::CheckResult;
 use crate::model::{BackendKey, HealthState};
 
+use super::world::Stay;
+
 /// Remembers who works, so that it can be told who comes anew: a backend that was added, one that was dead, and one that
 /// did not answer when the agent started. One that was merely suspect is none: it was busy, and is as warm as before.
 #[derive(Clone, Debug)]
@@ -27,6 +29,12 @@ impl Newcomers {
     #[must_use]
     pub const fn risen(&self) -> &BTreeMap<BackendKey, Duration> {
         &self.risen
+    }
+
+    /// There are other backends now: of those that stay everything is remembered, and the new ones come anew.
+    pub fn reload(&mut self, stay: &Stay) {
+        self.warm = stay.carry_set(&self.warm);
+        self.risen = stay.carry(std::mem::take(&mut self.risen));
     }
 
     /// It is drained now. What matters at the end of the drain is whether it was restarted meanwhile.

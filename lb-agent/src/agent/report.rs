@@ -15,6 +15,7 @@ use crate::drain::Drain;
 use crate::model::{BackendSpec, Forwarding, HealthState, NextHop, ServiceSpec};
 use crate::plan::{PARTS, Recipe, ServicePlan, Standing};
 use crate::status::drain::DrainStatus;
+use crate::status::reload::RefusedReload;
 use crate::status::{
     BackendStatus, DataplaneStatus, InterfaceStatus, NextHopStatus, ServiceStatus, Status, mac_text,
 };
@@ -71,6 +72,7 @@ fn starting_status(origin: &Origin) -> Status {
         started: origin.started.1,
         config: origin.config.display().to_string(),
         config_loaded: origin.config_loaded,
+        config_refused: None,
         not_ready: vec!["starting".to_owned()],
         zone: None,
         interfaces: Vec::new(),
@@ -86,6 +88,7 @@ pub(super) struct Report<'a, D> {
     pub(super) writer: &'a Writer<D>,
     pub(super) attached: &'a Attached,
     pub(super) origin: &'a Origin,
+    pub(super) refused: Option<&'a RefusedReload>,
     pub(super) running: bool,
     pub(super) errors: u64,
     pub(super) last_error: Option<&'a str>,
@@ -102,6 +105,7 @@ impl<D: Dataplane> Report<'_, D> {
 
     fn status(&self) -> Status {
         Status {
+            config_refused: self.refused.cloned(),
             not_ready: self.not_ready(),
             zone: self.world.node().zone.clone(),
             interfaces: self.interfaces(),

@@ -1,52 +1,48 @@
 //! From a configuration to a running agent, and to its end.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
-use std::future::Future;
-use std::io::{self, Read};
-use std::net::IpAddr;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use lb_common::flow::State;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::admin::access::Access;
 use crate::admin::{self, AdminSocket, Heartbeat, ScanCache, View};
-use crate::config::{Announce, Config};
+use crate::config::Config;
 use crate::dataplane::ebpf::{EbpfDataplane, LoadOptions};
 use crate::dataplane::{Counters, Dataplane};
 use crate::health::Checker;
+use crate::logging::LogHandle;
 use crate::metrics::Metrics;
-use crate::model::{NodeFacts, PortFacts};
-use crate::net::announce::announce;
+use crate::model::PortFacts;
 use crate::net::hops::{HopWatcher, Hops};
 use crate::net::raw::RawSocket;
 
 use super::core::{Core, Tools};
 use super::driver::{Events, drive};
 use super::program::Program;
+use super::reload::{Around, Reloader, SETTLE, addresses, all_resolved, announced};
 use super::report::{Origin, starting};
+use super::signals::{Signals, hangups, stop};
 use super::sweep::Sender;
-use super::world::World;
-
-/// How long the start waits for next hops. A backend that is not resolved by then is left out until it is.
-const SETTLE: Duration = Duration::from_secs(1);
+use super::world::{World, node_facts};
 
 /// Commands that wait for the loop.
 const COMMANDS: usize = 16;
 
-/// Loads the data path that is inside this program, and balances until SIGTERM or SIGINT.
+/// Loads the data path that is inside this program, and balances until SIGTERM or SIGINT. `path` is where `config` was read
+/// from, and is read again on SIGHUP and on request; `log` goes by what it says then.
 ///
 /// # Errors
-/// When the kernel refuses the data path, and see [`balance`].
-pub async fn run_agent(config: &Config, path: &Path) -> anyhow::Result<()> {
+/// When the kernel refuses the data path, or something else that is needed from the start is not to be had: the admin
+/// address or socket, netlink, the maps, the interfaces. What fails later is tried again.
+pub async fn run_agent(config: Config, path: &Path, log: Option<LogHandle>) -> anyhow::Result<()> {
     let signals = Signals::listen().context("cannot listen for signals")?;
     let (slots, blocks) = (config.nat.slots(), config.nat.blocks());
     let mut program = EbpfDataplane::load(&LoadOptions::embedded(slots, blocks, config.agent.xdp_mode)?)?;
@@ -55,22 +51,20 @@ pub async fn run_agent(config: &Config, path: &Path) -> anyhow::Result<()> {
         warn!("this data path was built for development: it logs, and is slow");
     }
     let counters = program.counters();
-    balance(config, path, program, counters, signals.stop()).await
+    balance((Arc::new(config), path), program, counters, (signals, log)).await
 }
 
-/// Balances on `program` until `stop` is ready; `stop` says in a word why.
+/// Balances on `program` until a signal stops it.
 ///
 /// Nothing is attached when this returns.
 ///
 /// # Errors
-/// When something that is needed from the start is not to be had: the admin address or socket, netlink, the maps, the
-/// interfaces. What fails later is tried again.
-pub async fn balance<P: Program>(
-    config: &Config,
-    path: &Path,
+/// See [`run_agent`].
+async fn balance<P: Program>(
+    (config, path): (Arc<Config>, &Path),
     program: P,
     counters: Arc<dyn Counters>,
-    stop: impl Future<Output = &'static str>,
+    (signals, log): (Signals, Option<LogHandle>),
 ) -> anyhow::Result<()> {
     let origin = Origin::now(path.to_owned());
     // First of all: when another agent runs here, this is where it shows, and nothing was touched yet.
@@ -78,76 +72,48 @@ pub async fn balance<P: Program>(
     let socket = AdminSocket::bind(&config.agent.socket)?;
     let watcher = HopWatcher::start(config.agent.interfaces.clone()).await?;
     let mut hops = watcher.subscribe();
-    let world = world(config, &program, &watcher, &mut hops).await?;
+    let world = world(&config, &program, &watcher, &mut hops).await?;
 
     let (publish, published) = watch::channel(starting(&origin));
     let status = published.clone();
     let metrics = Metrics::new(Box::new(move || status.borrow().status.clone()), counters.clone())?;
     let metrics = Arc::new(metrics);
     let heartbeat = Arc::new(Heartbeat::default());
-    let (commands, asked) = mpsc::channel(COMMANDS);
+    let ((commands, asked), (reloads, wanted)) = (mpsc::channel(COMMANDS), mpsc::channel(COMMANDS));
     let view = Arc::new(View {
-        published,
+        published: published.clone(),
         metrics: metrics.clone(),
         counters: counters.clone(),
         heartbeat: heartbeat.clone(),
         commands,
+        reloads: reloads.clone(),
         scan: ScanCache::default(),
     });
-    let access = config.agent.admin_token_file.clone().map_or(Access::ReadOnly, Access::Token);
+    let (access, may) = watch::channel(Access::of(&config.agent));
     let _servers = [
-        Task(tokio::spawn(admin::serve(listener, access, view.clone()))),
-        Task(tokio::spawn(admin::serve(socket, Access::Full, view))),
+        Task(tokio::spawn(admin::serve(listener, may, view.clone()))),
+        Task(tokio::spawn(admin::serve(socket, watch::channel(Access::Full).1, view))),
     ];
 
     let (mut checker, checks) = Checker::new();
     checker.set_targets(&config.services)?;
-    let tools = Tools { metrics, counters: counters.clone(), passive: checker.passive(), send: sender()? };
-    let mut core = Core::new(world, program, tools, origin, publish)?;
+    let tools = Tools { metrics, counters: counters.clone(), checker, send: sender()? };
+    let mut core = Core::new((config.clone(), world), program, tools, origin, publish)?;
     core.start()?;
-    let _announcer = announcer(config);
     info!(admin = %config.agent.admin, services = config.services.len(), "running");
 
-    let why = drive(&mut core, Events { checks, hops, commands: asked }, &heartbeat, stop).await;
-    drop(checker);
+    let mut around = Around { watcher, access, published, log, announcements: JoinSet::new() };
+    around.announce(announced(&config), &config);
+    let (configs, read) = mpsc::channel(1);
+    let reloader = Reloader::new(path.to_owned(), config, configs, around);
+    let _reloads =
+        [Task(tokio::spawn(reloader.serve(wanted))), Task(tokio::spawn(hangups(signals.hangup, reloads)))];
+    let events = Events { checks, hops, commands: asked, configs: read };
+    let why = drive(&mut core, events, &heartbeat, stop(signals.stop)).await;
     say_goodbye(why, &*counters);
     core.stop();
     info!("detached, stopped");
     Ok(())
-}
-
-/// SIGTERM and SIGINT stop the agent. SIGHUP does not, and changes nothing yet.
-pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    /// Listens from now on, within a tokio runtime. What these signals do otherwise is off.
-    ///
-    /// # Errors
-    /// When the kernel refuses a handler.
-    pub fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Returns the name of the signal that stops the agent.
-    pub async fn stop(mut self) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => {
-                    warn!("SIGHUP ignored: this release does not reload its configuration, restart it instead");
-                }
-            }
-        }
-    }
 }
 
 /// Ends with its owner.
@@ -169,7 +135,7 @@ async fn world<P: Program>(
     let ports = ports(&hops.borrow())?;
     let node = node_facts(config, ports, hash_key(program)?);
     let mut world = World::new(node, config.services.clone(), Instant::now());
-    let targets = world.targets();
+    let targets = addresses(&config.services);
     watcher.set_targets(targets.clone());
     let settled = timeout(SETTLE, hops.wait_for(|h| all_resolved(h, &targets))).await.is_ok();
     if !settled {
@@ -179,26 +145,8 @@ async fn world<P: Program>(
     Ok(world)
 }
 
-fn all_resolved(hops: &Hops, targets: &BTreeSet<IpAddr>) -> bool {
-    targets.iter().all(|t| matches!(hops.next.get(t), Some(Ok(_))))
-}
-
 fn ports(hops: &Hops) -> anyhow::Result<Vec<PortFacts>> {
     hops.ports.values().map(|p| Ok(p.as_ref().map_err(Clone::clone)?.facts.clone())).collect()
-}
-
-fn node_facts(config: &Config, ports: Vec<PortFacts>, hash_key: u64) -> NodeFacts {
-    NodeFacts {
-        ports,
-        snat: config.nat.addresses.clone(),
-        snat_ports: config.nat.ports,
-        rest: config.nat.rest,
-        idle: config.nat.idle_timeout,
-        announce: config.agent.announce == Announce::Arp,
-        hash_key,
-        zone: config.agent.zone.clone(),
-        reset_rate: config.agent.reset_rate,
-    }
 }
 
 /// The secret of the flow table's hash: the one that flows in the table were placed by, or a new one.
@@ -220,19 +168,6 @@ fn sender() -> anyhow::Result<Sender> {
     let socket =
         RawSocket::open().context("cannot open a packet socket: run as root, or with CAP_NET_RAW")?;
     Ok(Arc::new(move |ifindex, frame: &[u8]| socket.send(ifindex, frame)))
-}
-
-fn announcer(config: &Config) -> Option<Task> {
-    if config.agent.announce != Announce::Arp {
-        return None;
-    }
-    let vips: BTreeSet<IpAddr> = config.services.iter().map(|s| s.vip.ip()).collect();
-    let (vips, interfaces) = (Vec::from_iter(vips), config.agent.interfaces.clone());
-    Some(Task(tokio::spawn(async move {
-        if let Err(e) = announce(&vips, &interfaces).await {
-            warn!("agent.announce: the VIPs are not announced: {e}");
-        }
-    })))
 }
 
 /// What goes and what stays, for whoever reads the log.

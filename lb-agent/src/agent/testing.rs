@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -12,19 +12,22 @@ use tokio::time::Instant;
 use lb_common::backend::Backend;
 use lb_common::flow::{Ctrl, Slot, State};
 
+use super::core::reload::NewConfig;
 use super::core::{Core, Tools};
 use super::driver::{Events, drive};
 use super::program::{Attachment, Closer, Program, Scanner};
+use super::reload::addresses;
 use super::report::{Origin, starting};
 use super::sweep::Sender;
 use super::world::World;
 use crate::admin::command::{Change, Command, Refusal, ask};
 use crate::admin::{Heartbeat, Published};
+use crate::config::Config;
 use crate::dataplane::fake::Fake;
 use crate::dataplane::{Dataplane, DataplaneError, Op, Tables};
 use crate::health::fsm::{CheckResult, Transition, Why};
 use crate::health::probe::Checked;
-use crate::health::{CheckObservation, Checker, PassiveHealth};
+use crate::health::{CheckObservation, Checker};
 use crate::metrics::Metrics;
 use crate::metrics::testing::FakeCounters;
 use crate::model::{
@@ -34,6 +37,7 @@ use crate::model::{
 use crate::net::hops::Hops;
 use crate::net::links::{Port, PortError};
 use crate::status::Status;
+use crate::status::reload::ReloadReport;
 
 /// A step a second.
 const SLOW_START: Duration = Duration::from_secs(9);
@@ -183,7 +187,7 @@ pub(super) fn node() -> NodeFacts {
 }
 
 /// Interface `eth0` with this index, or gone; every backend resolved.
-pub(super) fn hops(ifindex: Option<u32>, service: &ServiceSpec) -> Hops {
+pub(super) fn hops(ifindex: Option<u32>, services: &[ServiceSpec]) -> Hops {
     let facts = ifindex.map(|i| Port { facts: port(i), mtu: 1500, up: true });
     let hop = NextHop {
         ifindex: ifindex.unwrap_or(2),
@@ -195,7 +199,7 @@ pub(super) fn hops(ifindex: Option<u32>, service: &ServiceSpec) -> Hops {
             "eth0".to_owned(),
             facts.ok_or_else(|| PortError::Missing { name: "eth0".into(), known: "lo".into() }),
         )]),
-        next: service.backends.iter().map(|b| (b.address.ip(), Ok(hop))).collect(),
+        next: addresses(services).into_iter().map(|address| (address, Ok(hop))).collect(),
         redirect: BTreeMap::new(),
     }
 }
@@ -209,8 +213,8 @@ pub(super) struct Lab {
     pub(super) hops: watch::Sender<Arc<Hops>>,
     pub(super) counters: Arc<FakeCounters>,
     pub(super) commands: mpsc::Sender<Command>,
+    configs: mpsc::Sender<NewConfig>,
     checks: mpsc::Sender<CheckObservation>,
-    _checker: Checker,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Core<SharedKernel>>,
 }
@@ -232,13 +236,19 @@ pub(super) fn core(
     kernel: SharedKernel,
     backends: u8,
 ) -> (Core<SharedKernel>, Arc<Metrics>, Arc<FakeCounters>, watch::Receiver<Published>) {
-    core_of(kernel, service(backends), Checker::new().0.passive())
+    core_of(kernel, config(vec![service(backends)]), Checker::new().0)
+}
+
+/// A configuration with these services, as of a file that says nothing else.
+pub(super) fn config(services: Vec<ServiceSpec>) -> Arc<Config> {
+    let text = "[agent]\ninterfaces = [\"eth0\"]\n[nat]\naddresses = [\"10.77.0.1\"]\n";
+    Arc::new(Config { services, ..crate::config::parse("lb.toml", text).unwrap() })
 }
 
 fn core_of(
     kernel: SharedKernel,
-    service: ServiceSpec,
-    passive: PassiveHealth,
+    config: Arc<Config>,
+    checker: Checker,
 ) -> (Core<SharedKernel>, Arc<Metrics>, Arc<FakeCounters>, watch::Receiver<Published>) {
     let origin = Origin::now("lb.toml".into());
     let (publish, published) = watch::channel(starting(&origin));
@@ -246,12 +256,12 @@ fn core_of(
     let counters = Arc::new(FakeCounters::default());
     let metrics =
         Arc::new(Metrics::new(Box::new(move || source.borrow().status.clone()), counters.clone()).unwrap());
-    let hops = hops(Some(2), &service);
-    let mut world = World::new(node(), vec![service], Instant::now());
+    let hops = hops(Some(2), &config.services);
+    let mut world = World::new(node(), config.services.clone(), Instant::now());
     world.set_hops(&hops);
     let send = sender(kernel.clone());
-    let tools = Tools { metrics: metrics.clone(), counters: counters.clone(), passive, send };
-    let core = Core::new(world, kernel, tools, origin, publish).unwrap();
+    let tools = Tools { metrics: metrics.clone(), counters: counters.clone(), checker, send };
+    let core = Core::new((config, world), kernel, tools, origin, publish).unwrap();
     (core, metrics, counters, published)
 }
 
@@ -287,29 +297,17 @@ impl Lab {
     ) -> Self {
         let kernel = SharedKernel::default();
         let (mut core, metrics, counters, published) =
-            core_of(kernel.clone(), service.clone(), checker.passive());
+            core_of(kernel.clone(), config(vec![service.clone()]), checker);
         core.start().unwrap();
-        let (hops, hops_in) = watch::channel(Arc::new(hops(Some(2), &service)));
-        let (commands, asked) = mpsc::channel(16);
+        let (hops, hops_in) = watch::channel(Arc::new(hops(Some(2), std::slice::from_ref(&service))));
+        let ((commands, asked), (configs, read)) = (mpsc::channel(16), mpsc::channel(1));
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            let events = Events { checks: checks_in, hops: hops_in, commands: asked };
+            let events = Events { checks: checks_in, hops: hops_in, commands: asked, configs: read };
             let _ = drive(&mut core, events, &Heartbeat::default(), stopped).await;
             core
         });
-        Self {
-            kernel,
-            service,
-            metrics,
-            published,
-            hops,
-            counters,
-            commands,
-            checks,
-            stop,
-            task,
-            _checker: checker,
-        }
+        Self { kernel, service, metrics, published, hops, counters, commands, configs, checks, stop, task }
     }
 
     /// A check of backend `i` (from 0) ends now, and decides for `to` when that is given.
@@ -334,6 +332,21 @@ impl Lab {
     pub(super) async fn ask(&self, change: fn(String, String) -> Change, i: usize) -> Result<(), Refusal> {
         let backend = self.service.backends[i].name.clone();
         ask(&self.commands, change(self.service.name.clone(), backend)).await
+    }
+
+    /// The configuration file is read again, and these services are in it; all next hops are known.
+    pub(super) async fn reload(&self, services: Vec<ServiceSpec>) -> ReloadReport {
+        let config = Config { services, ..Config::clone(&config(vec![])) };
+        self.hops.send_replace(hops(Some(2), &config.services).into());
+        self.read(Ok(config.into())).await
+    }
+
+    /// The configuration file is read again, and this is what came of that.
+    pub(super) async fn read(&self, read: Result<Arc<Config>, Vec<String>>) -> ReloadReport {
+        let (reply, answer) = oneshot::channel();
+        let new = NewConfig { read, warnings: vec![], at: SystemTime::now(), reply };
+        self.configs.send(new).await.unwrap();
+        answer.await.unwrap()
     }
 
     /// Waits until the published status is as wanted; an hour of paused time is for ever.

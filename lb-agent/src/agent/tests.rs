@@ -2,9 +2,10 @@
 
 mod drains;
 mod passive;
+mod reload;
 mod requests;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep};
 
@@ -178,11 +179,11 @@ async fn what_someone_else_changed_is_found_counted_and_put_right() {
 async fn a_replaced_interface_is_attached_anew_and_a_lost_one_is_not_ready() {
     let mut lab = Lab::start(2);
     all_healthy(&mut lab).await;
-    lab.hops.send_replace(hops(None, &lab.service).into());
+    lab.hops.send_replace(hops(None, std::slice::from_ref(&lab.service)).into());
     let s = lab.until(|s| !s.is_ready()).await;
     assert_eq!(s.not_ready, ["interface eth0: the program is not attached"]);
     assert_eq!(s.interfaces[0].xdp_mode, "detached");
-    lab.hops.send_replace(hops(Some(9), &lab.service).into());
+    lab.hops.send_replace(hops(Some(9), std::slice::from_ref(&lab.service)).into());
     let s = lab.until(|s| s.is_ready() && !s.dataplane.pending).await;
     assert_eq!(lab.kernel.lock().attached["eth0"], 9);
     assert_eq!((s.interfaces[0].ifindex, s.interfaces[0].xdp_mode.as_str()), (9, "native"));
@@ -194,7 +195,7 @@ async fn attaching_that_failed_is_tried_again() {
     let mut lab = Lab::start(2);
     all_healthy(&mut lab).await;
     lab.kernel.lock().no_attach = true;
-    lab.hops.send_replace(hops(Some(9), &lab.service).into());
+    lab.hops.send_replace(hops(Some(9), std::slice::from_ref(&lab.service)).into());
     let s = lab.until(|s| !s.is_ready()).await;
     assert!(s.dataplane.last_error.as_deref().unwrap().contains("interface eth0: cannot attach"));
     lab.kernel.lock().no_attach = false;
@@ -206,7 +207,7 @@ async fn attaching_that_failed_is_tried_again() {
 async fn a_backend_that_cannot_be_reached_is_named_with_the_reason() {
     let mut lab = Lab::start(2);
     all_healthy(&mut lab).await;
-    let mut lost = hops(Some(2), &lab.service);
+    let mut lost = hops(Some(2), std::slice::from_ref(&lab.service));
     lost.next.remove(&lab.service.backends[0].address.ip());
     lab.hops.send_replace(lost.into());
     let s = lab.until(|s| s.unresolved() == 1 && !s.dataplane.pending).await;

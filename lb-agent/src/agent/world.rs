@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::config::{Announce, Config};
 use crate::drain::Drain;
 use crate::health::CheckObservation;
 use crate::health::fsm::Transition;
@@ -20,6 +21,10 @@ use crate::status::drain::{no_backend, no_service};
 use super::drains::Drains;
 use super::newcomers::Newcomers;
 
+mod reload;
+
+pub use reload::Stay;
+
 /// All inputs of a plan, and what people want to know about them.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -32,6 +37,8 @@ pub struct World {
     drains: Drains,
     newcomers: Newcomers,
     names: BTreeMap<BackendKey, (String, String)>,
+    /// Backends that were there at the start and were not checked yet.
+    first_round: BTreeSet<BackendKey>,
     hops: BTreeMap<IpAddr, NextHop>,
     unresolved: BTreeMap<IpAddr, String>,
     /// Configured interfaces that do not exist at the moment.
@@ -57,25 +64,17 @@ impl World {
     /// Everything starting, nothing resolved.
     #[must_use]
     pub fn new(node: NodeFacts, services: Vec<ServiceSpec>, now: Instant) -> Self {
-        let starting = Health {
-            state: HealthState::Starting,
-            since: now,
-            why: "not checked yet".into(),
-            checked: false,
-        };
-        let keys: Vec<_> = services
-            .iter()
-            .flat_map(|s| s.backends.iter().map(|b| (s.backend_key(b), (s.name.clone(), b.name.clone()))))
-            .collect();
+        let names = names_of(&services);
         Self {
             epoch: now,
             node,
             services,
-            states: keys.iter().map(|(k, _)| (*k, HealthState::Starting)).collect(),
-            health: keys.iter().map(|(k, _)| (*k, starting.clone())).collect(),
+            states: names.keys().map(|key| (*key, HealthState::Starting)).collect(),
+            health: names.keys().map(|key| (*key, Health::new(now))).collect(),
             drains: Drains::new(now),
-            newcomers: Newcomers::new(keys.iter().map(|(k, _)| *k)),
-            names: keys.into_iter().collect(),
+            newcomers: Newcomers::new(names.keys().copied()),
+            first_round: names.keys().copied().collect(),
+            names,
             hops: BTreeMap::new(),
             unresolved: BTreeMap::new(),
             missing: BTreeSet::new(),
@@ -118,12 +117,6 @@ impl World {
     #[must_use]
     pub fn services(&self) -> &[ServiceSpec] {
         &self.services
-    }
-
-    /// Addresses whose next hop is wanted.
-    #[must_use]
-    pub fn targets(&self) -> BTreeSet<IpAddr> {
-        self.services.iter().flat_map(|s| &s.backends).map(|b| b.address.ip()).collect()
     }
 
     /// Health of a backend.
@@ -201,16 +194,21 @@ impl World {
         self.names.get(key).map(|(s, b)| (s.as_str(), b.as_str()))
     }
 
-    /// Backends that were never checked, as `service/backend`.
+    /// Backends that were there at the start and were never checked, as `service/backend`. Those that come later keep the
+    /// node from nothing.
     pub fn unchecked(&self) -> impl Iterator<Item = String> {
-        let names = |key| self.names(key).map(|(s, b)| format!("{s}/{b}"));
-        self.health.iter().filter(|(_, h)| !h.checked).filter_map(move |(key, _)| names(key))
+        self.first_round.iter().filter_map(|key| self.names(key)).map(|(s, b)| format!("{s}/{b}"))
     }
 
     /// Takes the end of a check. Says whether anything that people see is different.
     pub fn observe(&mut self, observation: &CheckObservation) -> bool {
         let now = self.time(observation.at);
         let Some(health) = self.health.get_mut(&observation.key) else { return false };
+        if !health.checked && observation.at < health.since {
+            // Of another backend that had this address until a moment ago.
+            return false;
+        }
+        self.first_round.remove(&observation.key);
         let states = (health.state, observation.change.map_or(health.state, |change| change.to));
         self.newcomers.observe(observation.key, observation.result, states, now);
         let first = !std::mem::replace(&mut health.checked, true);
@@ -254,5 +252,26 @@ impl World {
             Some(Err(_)) | None => old.clone(),
         };
         self.node.ports.iter().map(now).collect()
+    }
+}
+
+/// Names of the services and of the backends.
+fn names_of(services: &[ServiceSpec]) -> BTreeMap<BackendKey, (String, String)> {
+    let of = |s: &ServiceSpec, b: &BackendSpec| (s.backend_key(b), (s.name.clone(), b.name.clone()));
+    services.iter().flat_map(|s| s.backends.iter().map(move |b| of(s, b))).collect()
+}
+
+/// The node, as far as the configuration says, with these interfaces.
+pub(super) fn node_facts(config: &Config, ports: Vec<PortFacts>, hash_key: u64) -> NodeFacts {
+    NodeFacts {
+        ports,
+        snat: config.nat.addresses.clone(),
+        snat_ports: config.nat.ports,
+        rest: config.nat.rest,
+        idle: config.nat.idle_timeout,
+        announce: config.agent.announce == Announce::Arp,
+        hash_key,
+        zone: config.agent.zone.clone(),
+        reset_rate: config.agent.reset_rate,
     }
 }

@@ -2,13 +2,14 @@
 
 use std::io::Write;
 
-use super::node::{self, Findings};
 use super::{CheckArgs, Failure, print, runtime};
+use crate::agent::node::{self, Findings};
 use crate::config::{self, Config};
 
 pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
     let config = config::load(&args.config).map_err(Failure::usage)?;
-    let Findings { errors, warnings } = runtime()?.block_on(node::findings(&config))?;
+    let Findings { errors, warnings } =
+        runtime()?.block_on(node::findings(&config)).map_err(|e| Failure::failed(format!("{e:#}")))?;
     let (errors, warnings) =
         if args.node { (errors, warnings) } else { (vec![], [errors, warnings].concat()) };
     for w in &warnings {

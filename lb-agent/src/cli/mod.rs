@@ -2,7 +2,7 @@
 
 mod check;
 mod drain;
-mod node;
+mod reload;
 mod run;
 mod status;
 
@@ -23,10 +23,14 @@ use drain::BackendName;
 const FAILED: u8 = 1;
 /// The command line or the configuration is wrong; nothing was changed.
 const USAGE: u8 = 2;
+/// The configuration is right, and only a restart can bring it into use; nothing was changed.
+const RESTART: u8 = 3;
 /// A drain's deadline came before its end.
 const DEADLINE: u8 = 4;
 
 const EXIT_CODES: &str = "Exit status:\n  0  success\n  1  failure at run time\n  2  the command line or the configuration is wrong; nothing was changed";
+
+const RELOAD_EXIT_CODES: &str = "Exit status:\n  0  success: the file is the configuration in use\n  1  no agent answers\n  2  the command line is wrong, or the configuration has errors; nothing was changed\n  3  the configuration needs a restart of the agent; nothing was changed";
 
 const DRAIN_EXIT_CODES: &str = "Exit status:\n  0  success; with --wait: the backend may be stopped, no flow waits\n  1  no agent answers, or the backend was wanted back meanwhile\n  2  the command line is wrong, or there is no such backend; nothing was changed\n  4  with --wait: the deadline came first; the backend gets no new flows, but some may still wait";
 
@@ -57,6 +61,14 @@ enum Command {
     /// Show services, backends and the flow table of a running agent.
     #[command(after_help = EXIT_CODES)]
     Status(StatusArgs),
+    /// Let a running agent read its configuration file again.
+    ///
+    /// All of it is taken, or nothing: when the file has errors they are listed, and the old configuration stays in
+    /// use. So it does when the file asks for what only a restart can do (agent.interfaces, agent.xdp_mode, agent.admin,
+    /// agent.socket, nat.addresses, nat.ports). Flows of backends that stay go on; those of a backend that is removed are
+    /// reset, so drain it first. SIGHUP does the same, without an answer.
+    #[command(after_help = RELOAD_EXIT_CODES)]
+    Reload(ReloadArgs),
     /// Give a backend no new flows, and say when it may be stopped.
     ///
     /// Existing flows go on. The drain is complete when no flow waits for an answer and no data has passed for the
@@ -102,6 +114,12 @@ struct StatusArgs {
     /// As JSON: times in RFC 3339, counts as numbers, absent numbers as null.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ReloadArgs {
+    #[command(flatten)]
+    at: SocketArgs,
 }
 
 #[derive(Debug, Args)]
@@ -153,6 +171,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Status(args) => status::status(&args),
+        Command::Reload(args) => reload::reload(&args),
         Command::Drain(args) => drain::drain(&args),
         Command::Undrain(args) => drain::undrain(&args),
     };

@@ -2,17 +2,20 @@
 
 use tracing::{info, warn};
 
-use super::node::{self, Findings};
 use super::{Failure, RunArgs, runtime};
+use crate::agent::node::{self, Findings};
 use crate::agent::run::run_agent;
 use crate::{config, logging};
 
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let config = config::load(&args.config).map_err(Failure::usage)?;
-    logging::init(args.log_format.unwrap_or(config.agent.log_format), args.log_level.as_deref())
+    let log = logging::init(args.log_format.unwrap_or(config.agent.log_format), args.log_level.as_deref())
         .map_err(|e| Failure::usage(format!("lb-agent: {e}")))?;
+    // The command line goes before the configuration, also when that is read again.
+    let log = Some(log).filter(|_| args.log_format.is_none());
     let runtime = runtime()?;
-    let Findings { errors, warnings } = runtime.block_on(node::findings(&config))?;
+    let Findings { errors, warnings } =
+        runtime.block_on(node::findings(&config)).map_err(|e| Failure::failed(format!("{e:#}")))?;
     for w in warnings {
         warn!("{w}");
     }
@@ -20,5 +23,5 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         return Err(Failure::usage(errors.join("\n")));
     }
     info!(version = env!("CARGO_PKG_VERSION"), config = %args.config.display(), "starting");
-    runtime.block_on(run_agent(&config, &args.config)).map_err(|e| Failure::failed(format!("{e:#}")))
+    runtime.block_on(run_agent(config, &args.config, log)).map_err(|e| Failure::failed(format!("{e:#}")))
 }

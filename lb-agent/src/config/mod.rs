@@ -20,6 +20,7 @@ mod check;
 mod draft;
 mod error;
 mod health;
+mod live;
 mod node;
 mod passive;
 mod policy;
@@ -28,6 +29,7 @@ mod section;
 mod values;
 
 pub use error::{ConfigError, ConfigErrors};
+pub use live::{differences, restart_needed};
 pub use node::{NodeProbe, check_node};
 
 /// A configuration that was checked as far as it can be without the node.

@@ -1,5 +1,6 @@
 mod any;
 mod errors;
+mod live;
 mod passive;
 mod request;
 

@@ -34,7 +34,7 @@ struct Entries {
 }
 
 struct Entry {
-    /// Service, backend and address, for the log.
+    /// Service, backend and address: for the log, and which one it is.
     label: String,
     spec: HealthSpec,
     fsm: Fsm,
@@ -68,36 +68,33 @@ impl Board {
         self.lock().first_round_done
     }
 
-    pub(super) fn note_first_round(&self) {
-        self.lock().note_first_round();
-    }
-
-    /// Forgets all backends but these.
-    pub(super) fn keep(&self, wanted: impl Fn(&BackendKey) -> bool) {
-        self.lock().backends.retain(|key, _| wanted(key));
-    }
-
-    /// Adds or updates a backend; if it needs a new task, gives what hurries that.
-    pub(super) fn place(&self, key: BackendKey, label: String, spec: &HealthSpec) -> Option<Arc<Notify>> {
+    /// Has these backends from now on, with their labels, and no others. One that was known by its label, under
+    /// whatever key, goes on where it stood. Gives those that need a new task, and what hurries it.
+    pub(super) fn set<'a>(
+        &self,
+        wanted: impl Iterator<Item = (BackendKey, &'a str, &'a HealthSpec)>,
+    ) -> BTreeMap<BackendKey, Arc<Notify>> {
         let mut entries = self.lock();
-        match entries.backends.get_mut(&key) {
-            Some(entry) => {
-                entry.label = label;
-                let changed = entry.spec != *spec;
-                if changed {
-                    entry.spec = spec.clone();
-                    entry.fsm.set_rules(Rules::from(spec));
+        let before = std::mem::take(&mut entries.backends);
+        let mut known: BTreeMap<String, _> =
+            before.into_iter().map(|(key, entry)| (entry.label.clone(), (key, entry))).collect();
+        let mut tasks = BTreeMap::new();
+        for (key, label, spec) in wanted {
+            let (entry, stays) = match known.remove(label) {
+                Some((old, mut entry)) => {
+                    let same_rules = entry.follow(spec);
+                    (entry, same_rules && old == key)
                 }
-                changed.then(|| entry.hurry.clone())
+                None => (Entry::new(label, spec, self.epoch.elapsed()), false),
+            };
+            if !stays {
+                tasks.insert(key, entry.hurry.clone());
             }
-            None => {
-                let fsm = Fsm::new(Rules::from(spec), self.epoch.elapsed());
-                let (spec, hurry) = (spec.clone(), Arc::new(Notify::new()));
-                let entry = Entry { label, spec, fsm, last: None, hurry: hurry.clone(), held: None };
-                entries.backends.insert(key, entry);
-                Some(hurry)
-            }
+            entries.backends.insert(key, entry);
         }
+        // Fewer backends may be all it takes.
+        entries.note_first_round();
+        tasks
     }
 
     /// Lets a check count; `None` when the backend was removed meanwhile.
@@ -214,6 +211,27 @@ impl Entries {
 }
 
 impl Entry {
+    fn new(label: &str, spec: &HealthSpec, now: Duration) -> Self {
+        Self {
+            label: label.to_owned(),
+            spec: spec.clone(),
+            fsm: Fsm::new(Rules::from(spec), now),
+            last: None,
+            hurry: Arc::default(),
+            held: None,
+        }
+    }
+
+    /// Goes by this specification from now on; says whether it did already.
+    fn follow(&mut self, spec: &HealthSpec) -> bool {
+        let same = self.spec == *spec;
+        if !same {
+            self.spec = spec.clone();
+            self.fsm.set_rules(Rules::from(spec));
+        }
+        same
+    }
+
     fn health(&self, epoch: Instant) -> BackendHealth {
         BackendHealth {
             state: self.fsm.state(),

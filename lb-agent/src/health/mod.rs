@@ -106,23 +106,27 @@ impl Checker {
     }
 
     /// Checks the backends of these services from now on, and no others. A backend that stays keeps its state and
-    /// its counts; when its `[service.health]` changed, they are judged by the new numbers. Must be called within
-    /// a tokio runtime.
+    /// its counts; when its `[service.health]` changed, they are judged by the new numbers. It stays when its name,
+    /// its service's name and its address are the same, although the VIP may be another. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When a check cannot be made as it is configured; then nothing changes.
     pub fn set_targets(&mut self, services: &[ServiceSpec]) -> Result<(), TargetError> {
         let targets = targets(services)?;
+        let wanted = targets.iter().map(|(key, target)| (*key, target.label.as_str(), target.spec));
+        let mut new_tasks = self.board.set(wanted);
         self.tasks.retain(|key, _| targets.contains_key(key));
-        self.board.keep(|key| targets.contains_key(key));
         for (key, target) in targets {
-            if let Some(hurry) = self.board.place(key, target.label, target.spec) {
+            if let Some(hurry) = new_tasks.remove(&key) {
                 self.tasks.insert(key, self.spawn(key, target.probe, target.spec, hurry));
             }
         }
-        // Fewer targets may be all it takes.
-        self.board.note_first_round();
         Ok(())
+    }
+
+    /// Checks nothing any more.
+    pub fn stop(&mut self) {
+        self.tasks.clear();
     }
 
     /// The state of every backend, for the ring.

@@ -49,7 +49,9 @@ macro_rules! families {
 families! {
     BUILD_INFO = "lb_build_info" Gauge ["version", "abi"] "1, with the version of the agent and of the map layout.";
     READY = "lb_ready" Gauge [] "1 once the program is attached and every backend was checked.";
-    CONFIG_LOADED = "lb_config_load_timestamp_seconds" Gauge [] "Unix time at which the configuration in use was read.";
+    CONFIG_RELOADS = "lb_config_reloads_total" Counter ["result"] "Reloads of the configuration, by what came of them; the start is none.";
+    CONFIG_SUCCESSFUL = "lb_config_last_reload_successful" Gauge [] "1 while the last reload was successful, or there was none; 0 while an older configuration is in use.";
+    CONFIG_LOADED = "lb_config_last_reload_success_timestamp_seconds" Gauge [] "Unix time at which the configuration in use was read.";
     XDP_MODE = "lb_xdp_mode" Gauge ["interface", "mode"] "1 for the mode in which the program is attached to the interface.";
     REDIRECT_TARGET = "lb_interface_redirect_target" Gauge ["interface"] "1 while frames that are redirected to the interface arrive, 0 while they are lost; absent when none are, or the kernel does not say.";
 

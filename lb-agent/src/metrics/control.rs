@@ -16,9 +16,10 @@ use crate::status::{BackendStatus, ServiceStatus, Status, backend_states};
 /// Gives the latest published status.
 pub type StatusSource = Box<dyn Fn() -> Arc<Status> + Send + Sync>;
 
-const FAMILIES: [Family; 17] = [
+const FAMILIES: [Family; 18] = [
     cat::BUILD_INFO,
     cat::READY,
+    cat::CONFIG_SUCCESSFUL,
     cat::CONFIG_LOADED,
     cat::XDP_MODE,
     cat::REDIRECT_TARGET,
@@ -74,6 +75,7 @@ fn node(s: &Status) -> Vec<proto::MetricFamily> {
     vec![
         one(&cat::BUILD_INFO, &[&s.version, &ABI_VERSION.to_string()], 1.0),
         one(&cat::READY, &[], flag(s.is_ready())),
+        one(&cat::CONFIG_SUCCESSFUL, &[], flag(s.config_refused.is_none())),
         one(&cat::CONFIG_LOADED, &[], loaded.as_secs_f64()),
         family(&cat::XDP_MODE, modes.collect()),
         family(&cat::REDIRECT_TARGET, targets.collect()),

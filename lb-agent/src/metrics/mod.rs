@@ -34,6 +34,7 @@ use crate::drain::Outcome;
 use crate::health::Verdict;
 use crate::health::fsm::CheckResult;
 use crate::health::passive::Signal;
+use crate::status::reload::ReloadResult;
 use catalog::{self as cat, Family};
 use control::ControlCollector;
 use kernel::KernelCollector;
@@ -91,11 +92,13 @@ pub enum DrainResult {
     Deadline,
     /// Somebody wanted the backend back before its end.
     Undone,
+    /// Its backend was removed from the configuration before its end.
+    Removed,
 }
 
 impl DrainResult {
     /// Every result.
-    pub const ALL: [Self; 3] = [Self::Complete, Self::Deadline, Self::Undone];
+    pub const ALL: [Self; 4] = [Self::Complete, Self::Deadline, Self::Undone, Self::Removed];
 
     /// Value of the label.
     #[must_use]
@@ -104,6 +107,7 @@ impl DrainResult {
             Self::Complete => Outcome::Complete.name(),
             Self::Deadline => Outcome::Deadline.name(),
             Self::Undone => "undone",
+            Self::Removed => "removed",
         }
     }
 }
@@ -130,6 +134,7 @@ pub struct Metrics {
     expired: IntCounter,
     resets_sent: IntCounter,
     drains: IntCounterVec,
+    reloads: IntCounterVec,
     signals: IntCounterVec,
     early_checks: IntCounterVec,
 }
@@ -160,13 +165,17 @@ impl Metrics {
             expired: IntCounter::with_opts(opts(&cat::EXPIRED))?,
             resets_sent: IntCounter::with_opts(opts(&cat::RESETS_SENT))?,
             drains: IntCounterVec::new(opts(&cat::DRAINS), cat::DRAINS.labels)?,
+            reloads: IntCounterVec::new(opts(&cat::CONFIG_RELOADS), cat::CONFIG_RELOADS.labels)?,
             signals: IntCounterVec::new(opts(&cat::SIGNALS), cat::SIGNALS.labels)?,
             early_checks: IntCounterVec::new(opts(&cat::EARLY_CHECKS), cat::EARLY_CHECKS.labels)?,
         };
         for result in DrainResult::ALL {
             metrics.drains.with_label_values(&[result.name()]);
         }
-        let collectors: [Box<dyn Collector>; 13] = [
+        for result in ReloadResult::ALL {
+            metrics.reloads.with_label_values(&[result.name()]);
+        }
+        let collectors: [Box<dyn Collector>; 14] = [
             Box::new(Shared(metrics.kernel.clone())),
             Box::new(ControlCollector::new(status)?),
             Box::new(metrics.checks.clone()),
@@ -178,6 +187,7 @@ impl Metrics {
             Box::new(metrics.expired.clone()),
             Box::new(metrics.resets_sent.clone()),
             Box::new(metrics.drains.clone()),
+            Box::new(metrics.reloads.clone()),
             Box::new(metrics.signals.clone()),
             Box::new(metrics.early_checks.clone()),
         ];
@@ -257,6 +267,11 @@ impl Metrics {
     /// A drain ended.
     pub fn drained(&self, result: DrainResult) {
         self.drains.with_label_values(&[result.name()]).inc();
+    }
+
+    /// A reload of the configuration ended.
+    pub fn reloaded(&self, result: ReloadResult) {
+        self.reloads.with_label_values(&[result.name()]).inc();
     }
 
     /// Lets a service's series of passive signals begin at 0.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod drain;
+pub mod reload;
 pub mod render;
 mod rfc3339;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use crate::model::HealthState;
 use crate::plan::Standing;
 use drain::DrainStatus;
 use lb_common::flow::State;
+use reload::RefusedReload;
 
 /// Everything at one moment. Numbers that the data path counts are filled in by [`Status::fill`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +37,8 @@ pub struct Status {
     /// When it was read.
     #[serde(with = "rfc3339")]
     pub config_loaded: SystemTime,
+    /// The last reload, when it was refused; absent otherwise.
+    pub config_refused: Option<RefusedReload>,
     /// Empty once the program is attached and every backend was checked; the reasons why not before that.
     pub not_ready: Vec<String>,
     /// Where the node is, if the configuration says.

@@ -20,6 +20,12 @@ fn write_all(out: &mut String, s: &Status, now: SystemTime) -> fmt::Result {
         if s.is_ready() { "ready".to_owned() } else { format!("NOT READY: {}", s.not_ready.join("; ")) };
     writeln!(out, "lb-agent {}, up {}, {ready}", s.version, ago(s.started, now))?;
     writeln!(out, "config {}, loaded {} ago", s.config, ago(s.config_loaded, now))?;
+    if let Some(refused) = &s.config_refused {
+        writeln!(out, "RELOAD REFUSED {} ago, this configuration is still in use:", ago(refused.at, now))?;
+        for error in &refused.errors {
+            writeln!(out, "  {error}")?;
+        }
+    }
     if let Some(zone) = &s.zone {
         writeln!(out, "zone {zone}")?;
     }

@@ -48,6 +48,7 @@ pub(crate) fn sample_status(start: SystemTime) -> Status {
         started: start,
         config: "/etc/evenkeel/lb.toml".into(),
         config_loaded: start,
+        config_refused: None,
         not_ready: vec![],
         zone: None,
         interfaces: vec![InterfaceStatus {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
 use lb_agent::status::{BackendStatus, Status};
@@ -67,7 +67,7 @@ impl Stand {
         let agent = Agent::start(&lab, &settings.text(&topology))?;
         let stand = Self { agent, servers, lab };
         for family in Family::BOTH {
-            for n in 1..=topology.backends {
+            for n in (1..=topology.backends).filter(|n| !settings.absent.contains(n)) {
                 stand.wait_for(family, n, "is healthy", |b| {
                     b.state == "healthy" && (b.in_ring || b.priority > 0)
                 })?;
@@ -106,6 +106,15 @@ impl Stand {
         let output = self.lab.output(LB, Command::new(programs::agent()?).args(arguments))?;
         ensure!(output.status.success(), "{arguments:?}: {output:?}");
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Runs `lb-agent` with these arguments and the agent's socket on the balancer, whatever comes of it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(programs::agent()?);
+        self.lab.output(LB, command.args(arguments).arg("--socket").arg(self.agent.socket()))
     }
 
     /// A load generator on the client.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lb_agent::admin::DEFAULT_ADDRESS;
 use lb_agent::status::Status;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::{LB, Lab, Process, Topology, backend_host, programs, wait_until};
@@ -33,6 +34,8 @@ pub struct Settings {
     pub health: &'static str,
     /// Further lines of each `[[service.backend]]`, by its number.
     pub backend: fn(u8) -> &'static str,
+    /// Backends, by their numbers, that are not in the configuration.
+    pub absent: Vec<u8>,
 }
 
 impl Default for Settings {
@@ -47,6 +50,7 @@ impl Default for Settings {
             health: "interval = \"200ms\"\ntimeout = \"500ms\"\nrise = 2\nfall = 2\ngrace = \"0s\"\n\
                      expect_body = \"OK\"\n",
             backend: |_| "",
+            absent: Vec::new(),
         }
     }
 }
@@ -55,7 +59,7 @@ impl Settings {
     /// The text of the configuration file.
     #[must_use]
     pub fn text(&self, topology: &Topology) -> String {
-        let Self { xdp_mode, announce, agent, scheduler, service, health, backend } = self;
+        let Self { xdp_mode, announce, agent, scheduler, service, health, backend, absent } = self;
         let announce = if *announce { "arp" } else { "off" };
         let interfaces = topology.interfaces();
         let snat = Family::BOTH.map(|family| topology.snat(family).to_string());
@@ -71,7 +75,7 @@ impl Settings {
                 "\n[[service]]\nname = \"superset-{name}\"\nvip = \"{vip}\"\nscheduler = \"{scheduler}\"\n{service}\
                  [service.health]\n{health}"
             );
-            for n in 1..=topology.backends {
+            for n in (1..=topology.backends).filter(|n| !absent.contains(n)) {
                 let (name, address, more) = (backend_host(n), topology.backend(n, family), backend(n));
                 let _ =
                     write!(text, "[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\n{more}");
@@ -160,10 +164,28 @@ impl Agent {
         config_path(self.files.path())
     }
 
+    /// Puts another configuration in the place of its file, all at once, as editors and tools do.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_config(&self, config: &str) -> Result<()> {
+        let (path, new) = (self.config(), self.files.path().join("lb.toml.new"));
+        std::fs::write(&new, with_socket(config, &self.socket())).context("write a configuration")?;
+        std::fs::rename(&new, &path).with_context(|| format!("replace {}", path.display()))
+    }
+
     /// Path of its socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         socket_path(self.files.path())
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// The process.

@@ -2,7 +2,7 @@
 
 /// A draw that depends on a number alone (SplitMix64's finalizer).
 #[must_use]
-pub(super) const fn mix(n: u64) -> u64 {
+pub const fn mix(n: u64) -> u64 {
     let mut x = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -11,28 +11,28 @@ pub(super) const fn mix(n: u64) -> u64 {
 
 /// A sequence of draws.
 #[derive(Clone, Debug)]
-pub(super) struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
     /// The sequence with this number.
     #[must_use]
-    pub(super) const fn new(seed: u64) -> Self {
+    pub const fn new(seed: u64) -> Self {
         Self(mix(seed))
     }
 
     /// The next number, 0 to 2^32 − 1.
-    pub(super) const fn number(&mut self) -> u32 {
+    pub const fn number(&mut self) -> u32 {
         self.0 = self.0.wrapping_add(1);
         (mix(self.0) >> 32) as u32
     }
 
     /// The next number below `sides`, which is at least 1.
-    pub(super) const fn below(&mut self, sides: u32) -> u32 {
+    pub const fn below(&mut self, sides: u32) -> u32 {
         self.number() % sides
     }
 
     /// Whether one in so many comes true.
-    pub(super) const fn one_in(&mut self, sides: u32) -> bool {
+    pub const fn one_in(&mut self, sides: u32) -> bool {
         self.below(sides) == 0
     }
 }

@@ -6,7 +6,7 @@
 pub mod accounting;
 pub mod arena;
 pub mod attempts;
-mod draw;
+pub mod draw;
 mod name;
 pub mod outage;
 pub mod pods;

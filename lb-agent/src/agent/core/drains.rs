@@ -86,7 +86,7 @@ impl<P: Program> Core<P> {
         }
     }
 
-    fn decided(&mut self, now: Instant) {
+    pub(super) fn decided(&mut self, now: Instant) {
         self.writer.decided(now);
         self.changed = true;
     }

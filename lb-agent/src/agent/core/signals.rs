@@ -32,8 +32,18 @@ pub(super) struct Signals {
 impl Signals {
     /// Nothing was seen yet; the first look is due at once, if any service wants one.
     pub(super) fn new(world: &World, now: Instant) -> Self {
-        let wanted = world.services().iter().any(|s| s.health.passive.watches_counters());
-        Self { epoch: now, due: wanted.then_some(now), detectors: BTreeMap::new() }
+        Self { epoch: now, due: Self::is_wanted(world).then_some(now), detectors: BTreeMap::new() }
+    }
+
+    /// There are other backends now: forgets what was seen of those that are gone.
+    pub(super) fn reload(&mut self, world: &World, now: Instant) {
+        self.detectors.retain(|key, _| world.names(key).is_some());
+        self.due = Self::is_wanted(world).then(|| self.due.unwrap_or(now));
+    }
+
+    /// Whether any service wants its backends looked at.
+    fn is_wanted(world: &World) -> bool {
+        world.services().iter().any(|s| s.health.passive.watches_counters())
     }
 
     /// Looks at every backend. Reads memory; asks the kernel only about backends that cut flows off. What was found, and the

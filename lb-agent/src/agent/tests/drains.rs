@@ -12,7 +12,7 @@ const RULES: DrainSpec = DrainSpec { idle: Duration::from_secs(5), deadline: Dur
 /// An end is noticed this late at most.
 const LATE: Duration = Duration::from_millis(300);
 
-fn drain(service: String, backend: String) -> Change {
+pub(super) fn drain(service: String, backend: String) -> Change {
     Change::Drain { service, backend, deadline: None }
 }
 

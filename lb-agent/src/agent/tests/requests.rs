@@ -12,22 +12,28 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::admin::access::Access;
 use crate::admin::client::{Target, request};
+use crate::admin::command::Reload;
 use crate::admin::token::TokenFile;
 use crate::admin::{AdminSocket, ScanCache, View, bind, serve};
+use crate::status::reload::{ReloadReport, ReloadResult};
 
 const TOKEN: &str = "0123456789abcdef0123";
 const FIRST: &str = "/v1/drain/superset/superset-1";
+const RELOAD: &str = "/v1/reload";
 
 struct Server {
     lab: Lab,
     files: TempDir,
     address: SocketAddr,
     tasks: [JoinHandle<()>; 2],
+    /// Reloads that somebody asks for.
+    wanted: mpsc::Receiver<Reload>,
 }
 
 impl Drop for Server {
@@ -41,12 +47,14 @@ impl Server {
     async fn start(access: fn(PathBuf) -> Access) -> Self {
         let mut lab = Lab::start(2);
         all_healthy(&mut lab).await;
+        let (reloads, wanted) = mpsc::channel(1);
         let view = Arc::new(View {
             published: lab.published.clone(),
             metrics: lab.metrics.clone(),
             counters: lab.counters.clone(),
             heartbeat: Arc::default(),
             commands: lab.commands.clone(),
+            reloads,
             scan: ScanCache::default(),
         });
         let files = tempfile::tempdir().unwrap();
@@ -56,10 +64,10 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let access = access(files.path().join("token"));
         let tasks = [
-            tokio::spawn(serve(listener, access, view.clone())),
-            tokio::spawn(serve(socket, Access::Full, view)),
+            tokio::spawn(serve(listener, watch::channel(access).1, view.clone())),
+            tokio::spawn(serve(socket, watch::channel(Access::Full).1, view)),
         ];
-        Self { lab, files, address, tasks }
+        Self { lab, files, address, tasks, wanted }
     }
 
     /// Over the unix socket.
@@ -156,16 +164,27 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
         ),
         (Method::DELETE, "/v1/drain/web/x", 404, "there is no service web; there is superset"),
         (Method::GET, "/v1/drain/web/x", 404, "there is no service web; there is superset"),
-        (Method::POST, "/v1/drain/superset", 404, "no /v1/drain/superset here: /v1/drain/SERVICE/BACKEND"),
-        (Method::POST, "/v1/drain/superset/", 404, "no /v1/drain/superset/ here: /v1/drain/SERVICE/BACKEND"),
+        (
+            Method::POST,
+            "/v1/drain/superset",
+            404,
+            "no /v1/drain/superset here: /v1/drain/SERVICE/BACKEND /v1/reload",
+        ),
+        (
+            Method::POST,
+            "/v1/drain/superset/",
+            404,
+            "no /v1/drain/superset/ here: /v1/drain/SERVICE/BACKEND /v1/reload",
+        ),
         (
             Method::POST,
             "/v1/drain/superset/a/b",
             404,
-            "no /v1/drain/superset/a/b here: /v1/drain/SERVICE/BACKEND",
+            "no /v1/drain/superset/a/b here: /v1/drain/SERVICE/BACKEND /v1/reload",
         ),
-        (Method::POST, "/v1/detach", 404, "no /v1/detach here: /v1/drain/SERVICE/BACKEND"),
-        (Method::PUT, FIRST, 405, "GET, POST or DELETE"),
+        (Method::POST, "/v1/detach", 404, "no /v1/detach here: /v1/drain/SERVICE/BACKEND /v1/reload"),
+        (Method::PUT, FIRST, 405, "another method is wanted here: GET, HEAD, POST, DELETE"),
+        (Method::GET, RELOAD, 405, "another method is wanted here: POST"),
         (
             Method::POST,
             "/v1/drain/superset/superset-1?deadline=soon",
@@ -196,7 +215,7 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
 async fn without_a_token_file_nothing_is_changed_over_tcp() {
     let server = Server::start(|_| Access::ReadOnly).await;
     for method in ["GET", "POST", "DELETE", "PUT"] {
-        for path in [FIRST, "/v1/drain/superset/x", "/v1/x"] {
+        for path in [FIRST, "/v1/drain/superset/x", "/v1/x", RELOAD] {
             let (status, answer) = server.tcp(method, path, &bearer(TOKEN)).await;
             assert_eq!(status, 403, "{method} {path}: {answer}");
             assert!(answer.contains("set agent.admin_token_file"), "{answer}");
@@ -220,9 +239,13 @@ async fn with_a_token_file_the_token_lets_in_and_nothing_else_does() {
         format!("X-Authorization: Bearer {TOKEN}\r\n"),
     ];
     for headers in &wrong {
-        for (method, path) in
-            [("GET", FIRST), ("POST", FIRST), ("DELETE", FIRST), ("POST", "/v1/drain/web/x")]
-        {
+        for (method, path) in [
+            ("GET", FIRST),
+            ("POST", FIRST),
+            ("DELETE", FIRST),
+            ("POST", RELOAD),
+            ("POST", "/v1/drain/web/x"),
+        ] {
             let (status, answer) = server.tcp(method, path, headers).await;
             assert_eq!(status, 401, "{method} {path} {headers}: {answer}");
             assert!(answer.contains("www-authenticate: Bearer realm=\"lb-agent\"\r\n"), "{answer}");
@@ -261,4 +284,38 @@ async fn a_token_file_that_is_open_to_others_lets_nobody_in() {
     std::fs::remove_file(server.files.path().join("token")).unwrap();
     assert_eq!(server.tcp("POST", FIRST, &bearer(TOKEN)).await.0, 503);
     assert_eq!(server.state(), "healthy");
+}
+
+/// The status says what came of it, and the body why.
+#[tokio::test]
+async fn a_reload_is_answered_with_what_came_of_it() {
+    let mut server = Server::start(|path| Access::Token(TokenFile::new(path))).await;
+    for (result, status) in
+        [(ReloadResult::Success, 200), (ReloadResult::Invalid, 422), (ReloadResult::RestartNeeded, 409)]
+    {
+        let report = ReloadReport {
+            config: "lb.toml".into(),
+            result,
+            changes: vec!["nat: changed rest".into()],
+            errors: vec!["lb.toml:1: a: b; c".into()],
+            warnings: vec![],
+            pending: result == ReloadResult::Success,
+        };
+        let answered = async {
+            let Reload { reply, .. } = server.wanted.recv().await.unwrap();
+            reply.send(report.clone()).unwrap();
+        };
+        let target = Target::Socket(server.files.path().join("admin.sock"));
+        let (answer, ()) = tokio::join!(request(&target, Method::POST, RELOAD), answered);
+        let (got, body) = answer.unwrap();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((got.as_u16(), body["error"].is_string()), (status, status != 200), "{body}");
+        // By the time of the answer the kernel has it.
+        let want = ReloadReport { pending: false, ..report };
+        assert_eq!(serde_json::from_value::<ReloadReport>(body).unwrap(), want);
+    }
+    // With the token, but nobody is there who could do it.
+    server.wanted.close();
+    let (status, answer) = server.tcp("POST", RELOAD, &bearer(TOKEN)).await;
+    assert!(status == 503 && answer.contains("does not take commands"), "{answer}");
 }

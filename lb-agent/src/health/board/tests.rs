@@ -30,7 +30,9 @@ fn key(service: u16, n: u16) -> BackendKey {
 fn board(of_first: u16, of_second: u16) -> Arc<Board> {
     let board = Board::new(Instant::now());
     let keys = (0..of_first).map(|n| key(1, n)).chain((0..of_second).map(|n| key(2, n)));
-    keys.for_each(|key| drop(board.place(key, "x".into(), &spec())));
+    let labelled: Vec<_> = keys.map(|key| (key, format!("{key:?}"))).collect();
+    let spec = spec();
+    board.set(labelled.iter().map(|(key, label)| (*key, label.as_str(), &spec)));
     Arc::new(board)
 }
 

@@ -1,0 +1,304 @@
+//! End to end: the configuration is read again under load, by command and by signal.
+#![expect(clippy::unwrap_used, reason = "that is how a test fails")]
+
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use lb_agent::status::reload::{ReloadReport, ReloadResult};
+use lb_tests::e2e::{BackgroundLoad, Client, Held, LIMIT, Stand, service};
+use lb_tests::lab::{Settings, Topology, backend_host, wait_until};
+use lb_tests::load::{Load, Pattern, Request};
+use lb_tests::packet::world::Family;
+use lb_tests::proof::draw::Dice;
+use lb_tests::require_agent;
+use nix::sys::signal::Signal;
+
+const SERVICE: &str = "drain_idle = \"300ms\"\n";
+
+fn settings(absent: &[u8]) -> Settings {
+    Settings { service: SERVICE, absent: absent.to_vec(), ..Settings::default() }
+}
+
+fn text(stand: &Stand, absent: &[u8]) -> String {
+    settings(absent).text(stand.topology())
+}
+
+fn stand(backends: u8, absent: &[u8]) -> Stand {
+    Stand::with(Topology::two_arm(backends), &settings(absent)).unwrap()
+}
+
+/// New connections, one for each request, until it is stopped.
+fn load<'a>(client: &'a Client, stand: &Stand, family: Family) -> BackgroundLoad<'a> {
+    client.start(&Load {
+        target: stand.topology().vip(family),
+        request: Request::Get("/".to_owned()),
+        pattern: Pattern::NewPerRequest { rate: 150 },
+        requests: u64::MAX,
+        duration: 20 * LIMIT,
+        timeout: LIMIT,
+    })
+}
+
+/// A connection that is kept to this backend.
+fn held(stand: &Stand, family: Family, n: u8) -> Held {
+    let open = || Held::open(&stand.lab, stand.topology().vip(family)).unwrap();
+    std::iter::repeat_with(open).take(200).find(|held| held.server() == backend_host(n)).unwrap()
+}
+
+fn said(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn reload(stand: &Stand) -> (Option<i32>, String, String) {
+    said(&stand.ask(&["reload"]).unwrap())
+}
+
+/// Drains a backend of both services, until it may be removed.
+fn drain(stand: &Stand, n: u8) {
+    for family in Family::BOTH {
+        let name = format!("{}/{}", service(family), backend_host(n));
+        let (status, _, err) = said(&stand.ask(&["drain", &name, "--wait"]).unwrap());
+        assert_eq!(status, Some(0), "{err}");
+    }
+}
+
+fn reloads(stand: &Stand, result: ReloadResult) -> f64 {
+    stand.metrics().unwrap().sum("lb_config_reloads_total", &[("result", result.name())]).unwrap()
+}
+
+/// What the maps should hold is what they do hold: they were read back after the write.
+fn is_in_sync(stand: &Stand) {
+    let state = || -> serde_json::Value {
+        serde_json::from_str(&stand.agent.get(&stand.lab, "/state").unwrap()).unwrap()
+    };
+    wait_until("the kernel has it", LIMIT, || {
+        let state = state();
+        state["in_sync"] == true && state["status"]["dataplane"]["pending"] == false
+    })
+    .unwrap();
+    let status = stand.status().unwrap();
+    assert_eq!((status.dataplane.drift, &status.dataplane.last_error), (0, &None));
+}
+
+fn backends(stand: &Stand) -> Vec<String> {
+    let status = stand.status().unwrap();
+    let names =
+        status.services.iter().flat_map(|s| s.backends.iter().map(|b| format!("{}/{}", s.name, b.name)));
+    names.collect()
+}
+
+/// Out by command, in by signal; nobody who is connected to the others notices, and whoever asks anew is served.
+#[test]
+fn backends_are_removed_and_added_under_load() {
+    const LEAVES: u8 = 4;
+    require_agent!("backends_are_removed_and_added_under_load");
+    let stand = stand(4, &[]);
+    let client = stand.client().unwrap();
+    let loads = Family::BOTH.map(|family| load(&client, &stand, family));
+    let mut stays = Family::BOTH.map(|family| held(&stand, family, 1));
+    let mut leaves = Family::BOTH.map(|family| held(&stand, family, LEAVES));
+    let started = Instant::now();
+    for _ in 0..2 {
+        drain(&stand, LEAVES);
+        stand.agent.write_config(&text(&stand, &[LEAVES])).unwrap();
+        let (status, out, err) = reload(&stand);
+        assert_eq!(status, Some(0), "{out}{err}");
+        assert!(out.contains(": reloaded, 2 changes:\n"), "{out}");
+        for family in Family::BOTH {
+            let name = format!("{}/{}", service(family), backend_host(LEAVES));
+            assert!(out.contains(&format!("  backend {name}: removed (")), "{out}");
+            assert!(!backends(&stand).contains(&name));
+        }
+        is_in_sync(&stand);
+
+        stand.agent.write_config(&text(&stand, &[])).unwrap();
+        let before = reloads(&stand, ReloadResult::Success);
+        stand.agent.signal(Signal::SIGHUP).unwrap();
+        wait_until("it is reloaded", LIMIT, || reloads(&stand, ReloadResult::Success) > before).unwrap();
+        for family in Family::BOTH {
+            stand.wait_for(family, LEAVES, "is back", |b| b.state == "healthy" && b.in_ring).unwrap();
+            stand.wait_for(family, LEAVES, "gets flows", |b| b.new_flows > Some(10)).unwrap();
+        }
+        is_in_sync(&stand);
+    }
+    // Those who had a connection to it, and asked for nothing, were told; the others were not.
+    for (stays, leaves) in stays.iter_mut().zip(&mut leaves) {
+        assert_eq!(stays.ask().unwrap(), backend_host(1));
+        assert!(leaves.ask().is_err());
+    }
+    for load in &loads {
+        let report = load.report();
+        assert!(report.failed.is_empty() && report.ok > 100, "{:?}: {report:?}", started.elapsed());
+    }
+    stand.check().unwrap();
+}
+
+/// Whatever is wrong with the file is said with file, line and key, and changes nothing.
+#[test]
+fn a_broken_file_and_one_that_needs_a_restart_change_nothing() {
+    require_agent!("a_broken_file_and_one_that_needs_a_restart_change_nothing");
+    let mut stand = stand(2, &[]);
+    let good = text(&stand, &[]);
+    let file = stand.agent.config().display().to_string();
+    let mut kept = held(&stand, Family::V4, 1);
+    let before = stand.status().unwrap();
+    let five = "[agent]\ncolour = \"blue\"\ninterfaces = [\"eth0\"]\n[nat]\naddresses = [\"10.0.0.300\"]\nports = \"9-1\"\n\
+        [[service]]\nname = \"a\"\nvip = \"nowhere\"\n[[service.backend]]\naddress = \"10.0.0.1:0\"\n";
+    let invalid =
+        ["agent.colour", "nat.addresses[0]", "nat.ports", "service[0].vip", "service[0].backend[0].address"];
+    let restart = good
+        .replacen("xdp_mode = \"native\"", "xdp_mode = \"generic\"\nadmin = \"127.0.0.1:9999\"", 1)
+        .replacen("interfaces = [\"eth0\", \"eth1\"]", "interfaces = [\"eth0\"]", 1)
+        .replacen("[nat]\n", "[nat]\nports = \"2048-32767\"\n", 1);
+    let needed = ["agent.interfaces", "agent.xdp_mode", "agent.admin", "nat.ports"];
+    let rows = [
+        (five.to_owned(), ReloadResult::Invalid, 2, &invalid[..]),
+        ("not TOML".to_owned(), ReloadResult::Invalid, 2, &["syntax"]),
+        (restart, ReloadResult::RestartNeeded, 3, &needed),
+    ];
+    for (i, (wrong, result, code, keys)) in (1u8..).zip(&rows) {
+        stand.agent.write_config(wrong).unwrap();
+        let (status, out, err) = reload(&stand);
+        assert_eq!((status, out.as_str()), (Some(*code), ""), "{err}");
+        assert_eq!(err.lines().count(), keys.len(), "{err}");
+        for (line, key) in err.lines().zip(*keys) {
+            assert!(line.starts_with(&format!("{file}:")) && line.contains(&format!(": {key}: ")), "{err}");
+            assert!(stand.agent.log().contains(&format!("reload: {line}")), "{}", stand.agent.log());
+        }
+        let refused = stand.status().unwrap().config_refused.unwrap();
+        assert_eq!((refused.result, refused.errors.join("\n")), (*result, err.trim_end().to_owned()));
+        assert!(stand.command(&["status"]).unwrap().contains("RELOAD REFUSED"));
+        let metrics = stand.metrics().unwrap();
+        assert_eq!(metrics.sum("lb_config_last_reload_successful", &[]).unwrap(), 0.0);
+
+        // The signal comes to the same, and as JSON it is the same too.
+        let counted = reloads(&stand, *result);
+        stand.agent.signal(Signal::SIGHUP).unwrap();
+        wait_until("it is refused again", LIMIT, || reloads(&stand, *result) > counted).unwrap();
+        let (status, out, err) = said(&stand.ask(&["reload", "--json"]).unwrap());
+        let report: ReloadReport = serde_json::from_str(&out).unwrap();
+        assert_eq!(
+            (status, report.result, report.errors.join("\n")),
+            (Some(*code), *result, err.trim_end().to_owned())
+        );
+
+        let now = stand.status().unwrap();
+        assert_eq!((now.config_loaded, now.services.len()), (before.config_loaded, 2), "{i}");
+        let ids = |s: &lb_agent::status::Status| -> Vec<_> {
+            s.services
+                .iter()
+                .flat_map(|s| &s.backends)
+                .map(|b| (b.name.clone(), b.id, b.generation, b.since))
+                .collect()
+        };
+        assert_eq!(ids(&now), ids(&before));
+        assert_eq!(kept.ask().unwrap(), backend_host(1));
+    }
+    // A file that is not there is an error of one line.
+    std::fs::remove_file(stand.agent.config()).unwrap();
+    let (status, _, err) = reload(&stand);
+    assert_eq!((status, err.lines().count()), (Some(2), 1), "{err}");
+    assert!(err.starts_with(&format!("{file}: cannot be read: ")), "{err}");
+
+    stand.agent.write_config(&good).unwrap();
+    let (status, out, err) = reload(&stand);
+    assert_eq!((status, err.as_str()), (Some(0), ""));
+    assert_eq!(out, format!("{file}: reloaded, nothing in it is new\n"));
+    assert_eq!(stand.status().unwrap().config_refused, None);
+    let metrics = stand.metrics().unwrap();
+    assert_eq!(metrics.sum("lb_config_last_reload_successful", &[]).unwrap(), 1.0);
+    assert_eq!(kept.ask().unwrap(), backend_host(1));
+    stand.flawless(Family::V4).unwrap();
+    stand.flawless(Family::V6).unwrap();
+    stand.check().unwrap();
+    stand.agent.terminate().unwrap();
+    let (status, _, err) = reload(&stand);
+    assert_eq!((status, err.lines().count()), (Some(1), 1), "{err}");
+}
+
+/// A valid configuration without some of the backends, and with other numbers.
+fn drawn(dice: &mut Dice, stand: &Stand, absent: &[u8]) -> String {
+    let schedulers = ["least-waiting", "least-conn", "maglev", "round-robin"];
+    let scheduler = schedulers[dice.below(4) as usize];
+    let service = ["", "retries = 1\n", "requests = false\n", "min_healthy = \"50%\"\nslow_start = \"1s\"\n"];
+    let service = format!("{SERVICE}{}", service[dice.below(4) as usize]);
+    let agent = ["", "reset_rate = 500\n", "zone = \"a\"\n"][dice.below(3) as usize];
+    let settings = Settings { scheduler, agent: agent.to_owned(), ..settings(absent) };
+    let mut text = settings.text(stand.topology()).replace(SERVICE, &service);
+    for n in 1..=stand.topology().backends {
+        let name = format!("name = \"{}\"\n", backend_host(n));
+        let more = ["", "weight = 7\n", "zone = \"a\"\n"][dice.below(3) as usize];
+        text = text.replace(&name, &format!("{name}{more}"));
+    }
+    text
+}
+
+/// One that must be refused, and the status of the command for it.
+fn broken(dice: &mut Dice, good: &str) -> (String, i32) {
+    let nowhere = good.lines().filter(|line| !line.starts_with("vip = ")).collect::<Vec<_>>().join("\n");
+    let kinds = [
+        (good.replacen("[nat]", "[nat", 1), 2),
+        (good.replacen("[nat]", "[nat]\nrest = \"soon\"", 1), 2),
+        (good.replace("superset-v6", "superset-v4"), 2),
+        (nowhere, 2),
+        (String::new(), 2),
+        (good.replacen("[nat]", "[nat]\nports = \"1024-9000\"", 1), 3),
+        (good.replacen("xdp_mode = \"native\"", "xdp_mode = \"auto\"", 1), 3),
+    ];
+    let chosen = dice.below(7) as usize;
+    kinds.into_iter().nth(chosen).unwrap()
+}
+
+/// Valid ones and broken ones, one after another; by command and by signal.
+#[test]
+fn fifty_reloads_under_load_lose_nothing() {
+    const RELOADS: u32 = 50;
+    require_agent!("fifty_reloads_under_load_lose_nothing");
+    let stand = stand(4, &[]);
+    let client = stand.client().unwrap();
+    let loads = Family::BOTH.map(|family| load(&client, &stand, family));
+    let mut kept = Family::BOTH.map(|family| held(&stand, family, 1));
+    let seed = 20_261_121;
+    let mut dice = Dice::new(seed);
+    let mut absent: Vec<u8> = Vec::new();
+    let (mut good, mut slowest) = (0, Duration::ZERO);
+    for i in 0..RELOADS {
+        let wanted: Vec<u8> = (2..=4).filter(|_| dice.one_in(3)).collect();
+        let (config, code) = if dice.one_in(3) {
+            let whole = text(&stand, &absent);
+            broken(&mut dice, &whole)
+        } else {
+            for leaves in wanted.iter().filter(|n| !absent.contains(n)) {
+                drain(&stand, *leaves);
+            }
+            absent = wanted;
+            (drawn(&mut dice, &stand, &absent), 0)
+        };
+        good += u32::from(code == 0);
+        stand.agent.write_config(&config).unwrap();
+        let started = Instant::now();
+        let (status, out, err) = reload(&stand);
+        slowest = slowest.max(started.elapsed());
+        assert_eq!(status, Some(code), "reload {i}, seed {seed}: {out}{err}\n{config}");
+        is_in_sync(&stand);
+        let here = (1..=4).filter(|n| !absent.contains(n)).map(backend_host);
+        let here: Vec<String> = here.collect();
+        let want: Vec<String> = Family::BOTH
+            .iter()
+            .flat_map(|f| here.iter().map(move |b| format!("{}/{b}", service(*f))))
+            .collect();
+        assert_eq!(backends(&stand), want, "reload {i}, seed {seed}");
+        for kept in &mut kept {
+            assert_eq!(kept.ask().unwrap(), backend_host(1), "reload {i}, seed {seed}");
+        }
+    }
+    assert!((20..=45).contains(&good), "{good} good ones");
+    assert_eq!(reloads(&stand, ReloadResult::Success), f64::from(good));
+    for load in &loads {
+        let report = load.report();
+        assert!(report.failed.is_empty() && report.ok > 1000, "{report:?}");
+    }
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    stand.check().unwrap();
+}
