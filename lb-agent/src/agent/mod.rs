@@ -21,6 +21,7 @@ pub mod sweep;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod watch;
 pub mod world;
 pub mod writer;
 

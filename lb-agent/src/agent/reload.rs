@@ -27,6 +27,7 @@ use crate::status::reload::{ReloadReport, ReloadResult};
 
 use super::core::reload::NewConfig;
 use super::node::{Findings, findings_of_reload};
+use super::watch::Watch;
 
 /// How long the next hops of new backends are waited for. A backend that is not resolved by then is left out until it is.
 pub const SETTLE: Duration = Duration::from_secs(1);
@@ -36,6 +37,7 @@ pub struct Reloader {
     path: PathBuf,
     /// The one in use.
     config: Arc<Config>,
+    watch: Watch,
     configs: mpsc::Sender<NewConfig>,
     around: Around,
 }
@@ -57,18 +59,21 @@ pub struct Around {
 impl Reloader {
     /// `config` is in use, was read from `path`, and all of `around` goes by it. The loop takes `configs`.
     #[must_use]
-    pub const fn new(
-        path: PathBuf,
-        config: Arc<Config>,
-        configs: mpsc::Sender<NewConfig>,
-        around: Around,
-    ) -> Self {
-        Self { path, config, configs, around }
+    pub fn new(path: PathBuf, config: Arc<Config>, configs: mpsc::Sender<NewConfig>, around: Around) -> Self {
+        let watch = Watch::new(config.source.digest);
+        Self { path, config, watch, configs, around }
     }
 
     /// Serves until nobody is left who could ask.
     pub async fn serve(mut self, mut requests: mpsc::Receiver<Reload>) {
-        while let Some(Reload { why, reply }) = requests.recv().await {
+        loop {
+            let request = tokio::select! {
+                request = requests.recv() => request,
+                () = self.watch.changed(self.path.clone()), if self.config.agent.watch => {
+                    Some(Reload::unattended("the file has changed"))
+                }
+            };
+            let Some(Reload { why, reply }) = request else { return };
             info!(config = %self.path.display(), "{why}: reading the configuration again");
             let Some(report) = self.reload().await else { return };
             // Nobody waits for the outcome of a signal; the loop has logged it.
@@ -89,6 +94,9 @@ impl Reloader {
         }
         let (reply, answer) = oneshot::channel();
         let new = read.as_ref().ok().cloned();
+        if let Some(new) = &new {
+            self.watch = Watch::new(new.source.digest);
+        }
         let at = SystemTime::now();
         self.configs.send(NewConfig { read, warnings, at, reply }).await.ok()?;
         let report = answer.await.ok()?;

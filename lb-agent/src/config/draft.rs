@@ -121,6 +121,7 @@ fn read_agent(reader: &mut Reader, agent: &mut Section<'_>) -> Option<AgentConfi
     let log_format = agent.read(reader, "log_format", values::choice(formats, &[])).or(LogFormat::default());
     let reset_rate = agent.read(reader, "reset_rate", values::integer(0, 1_000_000)).or(RESET_RATE);
     let zone = agent.read(reader, "zone", values::name).optional();
+    let watch = agent.read(reader, "watch", values::boolean).or(false);
     Some(AgentConfig {
         interfaces: Vec::new(),
         xdp_mode: xdp_mode?,
@@ -131,6 +132,7 @@ fn read_agent(reader: &mut Reader, agent: &mut Section<'_>) -> Option<AgentConfi
         log_format: log_format?,
         zone: zone?,
         reset_rate: reset_rate?,
+        watch: watch?,
     })
 }
 

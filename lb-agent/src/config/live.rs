@@ -56,6 +56,7 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
         ("log_format", a.log_format == b.log_format),
         ("zone", a.zone == b.zone),
         ("reset_rate", a.reset_rate == b.reset_rate),
+        ("watch", a.watch == b.watch),
     ];
     push_changed(&mut lines, "agent", &agent);
     let (a, b) = (&old.nat, &new.nat);

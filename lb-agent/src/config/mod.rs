@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -66,6 +67,8 @@ pub struct AgentConfig {
     pub zone: Option<String>,
     /// RSTs of its own that a CPU may send in a second, 0 to 1,000,000.
     pub reset_rate: u32,
+    /// Whether the configuration is read again by itself when the file is another one.
+    pub watch: bool,
 }
 
 /// `agent.xdp_mode`.
@@ -143,6 +146,8 @@ impl NatConfig {
 pub struct Source {
     /// Name of the file, as it was given.
     pub file: String,
+    /// [`digest`] of its text.
+    pub digest: u64,
     /// Line of each key that is in the file, by its path (`service[0].backend[1].address`).
     pub lines: BTreeMap<String, u32>,
 }
@@ -171,6 +176,14 @@ impl Source {
             key = key.get(..key.rfind(['.', '['])?)?;
         }
     }
+}
+
+/// Tells texts of configuration files apart, within one process.
+#[must_use]
+pub fn digest(text: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Reads and checks a configuration file.

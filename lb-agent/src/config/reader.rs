@@ -2,7 +2,7 @@
 
 use toml::de::DeValue;
 
-use super::{ConfigError, Source};
+use super::{ConfigError, Source, digest};
 
 /// What is wrong with one value, and what to do.
 pub(super) struct Bad {
@@ -71,7 +71,8 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(file: &str, text: &str) -> Self {
         let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
-        let source = Source { file: file.to_owned(), ..Source::default() };
+        let digest = digest(text.as_bytes());
+        let source = Source { file: file.to_owned(), digest, ..Source::default() };
         Self { source, errors: Vec::new(), line_starts }
     }
 

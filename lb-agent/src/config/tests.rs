@@ -154,6 +154,7 @@ fn values_and_defaults() {
         log_format: LogFormat::Json,
         zone: Some("rack-7".into()),
         reset_rate: 0,
+        watch: false,
     };
     assert_eq!(config.agent, agent);
     assert_eq!((config.nat.ports, config.nat.rest.as_secs()), ((1024, 32_767), 90));

@@ -170,8 +170,14 @@ impl Agent {
     /// When it cannot be written.
     pub fn write_config(&self, config: &str) -> Result<()> {
         let (path, new) = (self.config(), self.files.path().join("lb.toml.new"));
-        std::fs::write(&new, with_socket(config, &self.socket())).context("write a configuration")?;
+        std::fs::write(&new, self.with_socket(config)).context("write a configuration")?;
         std::fs::rename(&new, &path).with_context(|| format!("replace {}", path.display()))
+    }
+
+    /// The configuration with the agent's socket in it, unless it says which.
+    #[must_use]
+    pub fn with_socket(&self, config: &str) -> String {
+        with_socket(config, &self.socket())
     }
 
     /// Path of its socket.

@@ -73,6 +73,7 @@ fn every_other_difference_is_named_and_needs_no_restart() {
         (changed(&[]), vec![]),
         (with_line(2, "zone = \"a\"\nreset_rate = 1"), one("agent: changed zone, reset_rate")),
         (with_line(2, "announce = \"arp\""), one("agent: changed announce")),
+        (with_line(2, "watch = true"), one("agent: changed watch")),
         (with_line(2, "log_format = \"json\""), one("agent: changed log_format")),
         (with_line(2, "admin_token_file = \"/t\""), one("agent: changed admin_token_file")),
         (with_line(5, "rest = \"1s\"\nidle_timeout = \"2s\""), one("nat: changed rest, idle_timeout")),
