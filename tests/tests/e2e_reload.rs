@@ -441,11 +441,13 @@ fn a_watched_file_is_reloaded_however_it_changes() {
     // A broken one changes nothing, is said once, and the next good one is taken.
     let refused = reloads(&stand, ReloadResult::Invalid);
     let broken = text(&[]).replacen("[nat]", "[nat", 1);
-    std::fs::write(&path, broken).unwrap();
+    std::fs::write(&path, &broken).unwrap();
     wait_until("it is refused", LIMIT, || reloads(&stand, ReloadResult::Invalid) > refused).unwrap();
+    std::fs::write(&path, broken + "#").unwrap();
+    assert_eq!(reload(&stand).0, Some(2));
     reloaded(&[2, 3], "nothing changed");
     std::thread::sleep(3 * lb_agent::agent::watch::LOOK);
-    assert_eq!(reloads(&stand, ReloadResult::Invalid), refused + 1.0);
+    assert_eq!(reloads(&stand, ReloadResult::Invalid), refused + 2.0);
     version(3, &[]);
     reloaded(&[], "the links changed again");
     assert_eq!(reloads(&stand, ReloadResult::Success), 4.0, "{}", stand.agent.log());
