@@ -33,7 +33,10 @@ fn under_load(stand: &Stand, what: &str, lose: impl FnOnce()) -> (Vec<Duration>,
     let target = stand.topology().vip(Family::V4);
     let (path, until) = ("/".to_owned(), Until::Count(COUNT));
     let start = Instant::now();
-    let load = Attempts::start(&client, Plan { target, path, rate: RATE, until, patience: PATIENCE });
+    let load = Attempts::start(
+        &client,
+        Plan { target, path, headers: String::new(), rate: RATE, until, patience: PATIENCE },
+    );
     std::thread::sleep(BEFORE.saturating_sub(start.elapsed()));
     lose();
     let attempts = load.finish(&client).unwrap();

@@ -10,6 +10,11 @@ use crate::needs::Purpose;
 use crate::run::{is_root, root};
 use crate::setup;
 
+#[path = "../../tests/src/superset/name.rs"]
+#[expect(unreachable_pub, reason = "shared with the program, to which it is public")]
+mod name;
+use name::Scenario;
+
 /// Real Apache Supersets with PostgreSQL and Redis behind the balancer
 ///
 /// Works in network namespaces of this machine: a client, the balancer, three replicas and a host for the databases. What is
@@ -37,6 +42,26 @@ enum Step {
     },
     /// Say what runs, and how to play with it
     Status,
+    /// Bring it up, and carry out scenarios: what users do while something happens to the replicas
+    ///
+    /// Beside HAProxy and nginx in front of the same replicas where that says something. Prints figures for each, a line for
+    /// each in the end, and writes target/superset/NAME.json. Exit status 0 when everything holds. The stand stays up.
+    Prove {
+        /// Which; all of them, which takes about half an hour, when none is named
+        scenarios: Vec<Scenario>,
+    },
+}
+
+impl Step {
+    /// One scenario alone needs a browser.
+    fn purpose(&self) -> Purpose {
+        match self {
+            Self::Prove { scenarios } if scenarios.is_empty() || scenarios.contains(&Scenario::Dashboard) => {
+                Purpose::Browser
+            }
+            Self::Prove { .. } | Self::Up { .. } | Self::Down { .. } | Self::Status => Purpose::Superset,
+        }
+    }
 }
 
 /// The command; replaces this process by the stand's own program.
@@ -47,7 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !is_root() {
         bail!("the stand needs root, for network namespaces and XDP: run it as root");
     }
-    setup::ensure(Purpose::Superset)?;
+    setup::ensure(args.command.purpose())?;
     build::objects(ObjectKind::Plain)?;
     let [agent, superset] = build::programs([build::AGENT, ("lb-tests", "superset")], true)?;
     let mut cmd = Command::new(&superset);
@@ -56,6 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Step::Up { replicas } => cmd.args(["up", "--replicas", &replicas.to_string()]),
         Step::Down { purge } => cmd.arg("down").args(purge.then_some("--purge")),
         Step::Status => cmd.arg("status"),
+        Step::Prove { scenarios } => cmd.arg("prove").args(scenarios.iter().map(|scenario| scenario.text())),
     };
     Err(cmd.exec()).with_context(|| format!("cannot start {}", superset.display()))
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use lb_tests::lab::object::{self, Object};
-use lb_tests::lab::rivals::{self, Frontend, Haproxy, spawn, write};
+use lb_tests::lab::rivals::{self, Frontend, Haproxy, NginxStream, spawn, write};
 use lb_tests::lab::{CLIENT, LB, Lab, Process};
 use lb_tests::packet::world::Family::V4;
 
@@ -86,11 +86,7 @@ impl Balancer {
                 Running::default()
             }
             Self::Haproxy => Running::process(HAPROXY.start(lab, dir, &frontends(lab))?),
-            Self::Nginx => {
-                rivals::own(lab, lab.topology().vip(V4).ip())?;
-                let config = write(dir, "stream.conf", &nginx_stream(lab, dir)?)?;
-                Running::process(spawn(lab, dir, Command::new("nginx").args(["-c", &config]))?)
-            }
+            Self::Nginx => Running::process(NGINX.start(lab, dir, &frontends(lab))?),
         };
         Ok(running)
     }
@@ -189,7 +185,10 @@ fn backends(lab: &Lab, service: Service) -> impl Iterator<Item = SocketAddr> {
         .map(move |n| SocketAddr::new(topology.backend(n, V4).ip(), service.backend_port()))
 }
 
-const HAPROXY: Haproxy = Haproxy { connections: 4000, balance: "roundrobin", defaults: "", server: "" };
+const HAPROXY: Haproxy<'_> = Haproxy { connections: 4000, balance: "roundrobin", defaults: "", server: "" };
+
+/// nginx's `stream` as it is usual, without judging backends.
+const NGINX: NginxStream<'_> = NginxStream { server: "max_fails=0", listener: "" };
 
 fn frontends(lab: &Lab) -> Vec<Frontend> {
     let vip = lab.topology().vip(V4).ip();
@@ -199,27 +198,4 @@ fn frontends(lab: &Lab) -> Vec<Frontend> {
         backends: backends(lab, service).collect(),
     };
     SERVICES.map(frontend).to_vec()
-}
-
-fn nginx_stream(lab: &Lab, dir: &Path) -> Result<String> {
-    let vip = lab.topology().vip(V4).ip();
-    let mut text = format!(
-        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\ndaemon off;\nuser root;\nworker_processes auto;\n\
-         pid {0}/stream.pid;\nerror_log {0}/stream.log;\nevents {{ worker_connections 8000; }}\nstream {{\n",
-        dir.display()
-    );
-    for service in SERVICES {
-        let name = service.name();
-        writeln!(text, "upstream {name} {{")?;
-        for backend in backends(lab, service) {
-            writeln!(text, "  server {backend} max_fails=0;")?;
-        }
-        writeln!(
-            text,
-            "}}\nserver {{ listen {vip}:{} backlog=4096; proxy_pass {name}; tcp_nodelay on; }}",
-            service.port()
-        )?;
-    }
-    text.push_str("}\n");
-    Ok(text)
 }

@@ -47,8 +47,8 @@ pub(super) fn undisturbed<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// Ends what runs in a namespace and removes it. Does nothing when it was forgotten or is gone.
-pub(super) fn remove(name: &str) {
+/// Ends what runs in a namespace and removes it. Does nothing when it is gone.
+pub(crate) fn remove(name: &str) {
     end(name);
     names().remove(name);
 }

@@ -33,6 +33,7 @@ use lb_agent::admin::client;
 pub(crate) use agent::with_socket;
 pub use agent::{Agent, Settings};
 pub use cleanup::is_ending;
+pub(crate) use cleanup::remove as remove_namespace;
 use namespace::Namespace;
 pub use process::Process;
 pub use servers::Servers;

@@ -1,6 +1,6 @@
 //! A child process of a lab.
 
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -27,6 +27,11 @@ impl Process {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its standard input, when the command asked for a pipe and nobody took it before.
+    pub fn stdin(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
     }
 
     /// Its standard output, when the command asked for a pipe and nobody took it before.

@@ -1,4 +1,4 @@
-//! Other balancers at work on a lab's balancer, to compare with: HAProxy and nftables. IPv4 only.
+//! Other balancers at work on a lab's balancer, to compare with: HAProxy, nginx and nftables. IPv4 only.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -22,18 +22,18 @@ pub struct Frontend {
 
 /// What a configuration of HAProxy says besides its services.
 #[derive(Clone, Copy, Debug)]
-pub struct Haproxy {
+pub struct Haproxy<'a> {
     /// `maxconn`: connections at once.
     pub connections: u32,
     /// `balance`.
-    pub balance: &'static str,
+    pub balance: &'a str,
     /// Further lines of `defaults`.
-    pub defaults: &'static str,
+    pub defaults: &'a str,
     /// Further words of each `server`.
-    pub server: &'static str,
+    pub server: &'a str,
 }
 
-impl Haproxy {
+impl Haproxy<'_> {
     /// The text of the configuration file: TCP mode, HAProxy's usual timeouts.
     #[must_use]
     pub fn text(&self, frontends: &[Frontend]) -> String {
@@ -62,6 +62,53 @@ impl Haproxy {
         }
         let config = write(dir, "haproxy.cfg", &self.text(frontends))?;
         spawn(lab, dir, Command::new("haproxy").args(["-db", "-f", &config]))
+    }
+}
+
+/// What a configuration of nginx's `stream` module says besides its services.
+#[derive(Clone, Copy, Debug)]
+pub struct NginxStream<'a> {
+    /// Further words of each `server` of an `upstream`.
+    pub server: &'a str,
+    /// Further directives of each `server` that listens.
+    pub listener: &'a str,
+}
+
+impl NginxStream<'_> {
+    /// The text of the configuration file; `dir` is for what it writes.
+    #[must_use]
+    pub fn text(&self, dir: &Path, frontends: &[Frontend]) -> String {
+        let mut text = format!(
+            "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\ndaemon off;\nuser root;\nworker_processes auto;\n\
+             pid {0}/stream.pid;\nerror_log {0}/stream.log;\nevents {{ worker_connections 8000; }}\nstream {{\n",
+            dir.display()
+        );
+        for Frontend { name, vip, backends } in frontends {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "upstream {name} {{");
+            for backend in backends {
+                let _ = writeln!(text, "  server {backend} {};", self.server);
+            }
+            let _ = writeln!(
+                text,
+                "}}\nserver {{ listen {vip} backlog=4096; proxy_pass {name}; tcp_nodelay on; {} }}",
+                self.listener
+            );
+        }
+        text.push_str("}\n");
+        text
+    }
+
+    /// Starts it on a lab's balancer; its files are in `dir`. It needs a moment before it answers.
+    ///
+    /// # Errors
+    /// When it is not installed.
+    pub fn start(&self, lab: &Lab, dir: &Path, frontends: &[Frontend]) -> Result<Process> {
+        for frontend in frontends {
+            own(lab, frontend.vip.ip())?;
+        }
+        let config = write(dir, "stream.conf", &self.text(dir, frontends))?;
+        spawn(lab, dir, Command::new("nginx").args(["-c", &config]))
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Plan {
     pub target: SocketAddr,
     /// What to ask for.
     pub path: String,
+    /// Further lines of the request's head, each with its line break.
+    pub headers: String,
     /// Attempts a second, whatever becomes of those before.
     pub rate: u32,
     /// When to begin no more.
@@ -93,7 +95,8 @@ async fn pace(plan: Plan) -> Vec<Attempt> {
     // Late ones catch up: the number and the mean rate are kept.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let request: Arc<str> =
-        format!("GET {} HTTP/1.1\r\nHost: vip\r\nConnection: close\r\n\r\n", plan.path).into();
+        format!("GET {} HTTP/1.1\r\nHost: vip\r\nConnection: close\r\n{}\r\n", plan.path, plan.headers)
+            .into();
     for number in 0.. {
         ticks.tick().await;
         let over = match &plan.until {
@@ -128,7 +131,18 @@ async fn ask(mut stream: TcpStream, request: &str) -> io::Result<()> {
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
-    if answer.starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    if !answer.starts_with(b"HTTP/1.1 200") {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    if is_whole(&answer) { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// Whether an answer is as long as it says. A server that is killed may end it in good order on the wire, and too early.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    length.is_none_or(|length: usize| answer.len() == end + 4 + length)
 }
 
 /// The value that this share (0 to 1) of the times do not exceed, in milliseconds; 0 of none.
@@ -148,6 +162,13 @@ pub fn quantile(times: &mut [Duration], share: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_that_was_cut_off_is_none() {
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody";
+        assert!(is_whole(whole) && is_whole(b"HTTP/1.1 200 OK\r\n\r\nuntil the end"));
+        assert!(!is_whole(&whole[..whole.len() - 1]) && !is_whole(&whole[..20]));
+    }
 
     #[test]
     fn quantiles_are_times_that_occurred() {

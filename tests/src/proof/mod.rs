@@ -25,6 +25,12 @@ use anyhow::Result;
 pub use name::Name;
 pub use report::{Aim, Report};
 
+impl From<Name> for &'static str {
+    fn from(name: Name) -> Self {
+        name.text()
+    }
+}
+
 /// Carries out proofs, and hands on each outcome when it is there. `silence`, which takes five minutes and little work, runs beside the
 /// others; what compares times has the machine for itself.
 pub fn run_all(names: &[Name], mut done: impl FnMut(Name, Result<Report>)) {

@@ -62,7 +62,7 @@ impl Outcome {
         self.failed + self.slow
     }
 
-    fn of(attempts: &[Attempt], lost: Instant) -> Self {
+    pub(crate) fn of(attempts: &[Attempt], lost: Instant) -> Self {
         let (after, before): (Vec<_>, Vec<_>) = attempts.iter().partition(|a| a.begun >= lost);
         let mut times: Vec<Duration> = after.iter().filter(|a| !a.failed()).map(|a| a.took()).collect();
         Self {
@@ -74,14 +74,21 @@ impl Outcome {
         }
     }
 
+    /// In the order of [`COLUMNS`].
     #[expect(clippy::cast_precision_loss, reason = "counts of attempts are far below 2^53")]
-    fn row(&self, report: &mut Report, name: &str) {
+    pub(crate) fn figures(&self) -> impl Iterator<Item = Option<f64>> + use<> {
         let counts = [self.attempts, self.failed, self.slow, self.in_flight].map(|n| n as f64);
-        report.row(name, counts.into_iter().chain(self.times).map(Some));
+        counts.into_iter().chain(self.times).map(Some)
+    }
+
+    fn row(&self, report: &mut Report, name: &str) {
+        report.row(name, self.figures());
     }
 }
 
-const COLUMNS: [&str; 7] = ["attempts", "failed", "> 3 s", "in flight", "p50 ms", "p99 ms", "longest ms"];
+/// What [`Outcome::figures`] are.
+pub(crate) const COLUMNS: [&str; 7] =
+    ["attempts", "failed", "> 3 s", "in flight", "p50 ms", "p99 ms", "longest ms"];
 
 /// `kill`: one balancer after the other.
 ///
@@ -160,6 +167,7 @@ pub fn lose(arena: &mut Arena, loss: Loss, size: Size) -> Result<Outcome> {
     let plan = Plan {
         target: arena.vip(),
         path: "/".to_owned(),
+        headers: String::new(),
         rate: size.rate,
         until: Until::Count(size.attempts),
         patience: PATIENCE,

@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::Name;
 use crate::machine::Machine;
 
 /// One line of the table: figures in the order of the columns.
@@ -30,7 +29,7 @@ pub struct Aim {
 /// A proof's outcome.
 #[derive(Clone, Debug)]
 pub struct Report {
-    name: Name,
+    name: &'static str,
     machine: Machine,
     /// How long it took, set-up included.
     pub took: Duration,
@@ -43,11 +42,11 @@ pub struct Report {
 }
 
 impl Report {
-    /// An empty one with these columns; units are in their names.
+    /// An empty one by this name with these columns; units are in their names.
     #[must_use]
-    pub fn new(name: Name, columns: &[&'static str]) -> Self {
+    pub fn new(name: impl Into<&'static str>, columns: &[&'static str]) -> Self {
         Self {
-            name,
+            name: name.into(),
             machine: Machine::here(),
             took: Duration::ZERO,
             columns: columns.to_vec(),
@@ -78,9 +77,21 @@ impl Report {
         let missed: Vec<&str> =
             self.aims.iter().filter(|aim| !aim.met).map(|aim| aim.what.as_str()).collect();
         if self.aims.is_empty() {
-            return Some(format!("{}: nothing was checked", self.name.text()));
+            return Some(format!("{}: nothing was checked", self.name));
         }
-        (!missed.is_empty()).then(|| format!("{}: not so: {}", self.name.text(), missed.join("; ")))
+        (!missed.is_empty()).then(|| format!("{}: not so: {}", self.name, missed.join("; ")))
+    }
+
+    /// All of it in one line: what holds and what does not.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let aims = self
+            .aims
+            .iter()
+            .map(|aim| if aim.met { aim.what.clone() } else { format!("NOT SO: {}", aim.what) });
+        let verdict = if self.failure().is_none() { "holds" } else { "FAILED" };
+        let seconds = self.took.as_secs_f64();
+        format!("{:<12} {verdict:<7} {seconds:>4.0} s  {}", self.name, aims.collect::<Vec<_>>().join("; "))
     }
 
     /// The table with its head, aims and notes.
@@ -89,7 +100,7 @@ impl Report {
         let m = &self.machine;
         let mut out = format!(
             "proof {}: {}, kernel {}, {} ({} CPUs), commit {}, {:.0} s\n",
-            self.name.text(),
+            self.name,
             m.date,
             m.kernel,
             m.cpu,
@@ -127,7 +138,7 @@ impl Report {
     /// When that is not possible.
     pub fn save(&self, dir: &Path) -> Result<PathBuf> {
         std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
-        let path = dir.join(format!("{}.json", self.name.text()));
+        let path = dir.join(format!("{}.json", self.name));
         let text = serde_json::to_string_pretty(&self.json()).context("a report as JSON")?;
         std::fs::write(&path, text + "\n").with_context(|| format!("write {}", path.display()))?;
         Ok(path)
@@ -142,7 +153,7 @@ impl Report {
             Value::Object(map)
         };
         json!({
-            "proof": self.name.text(),
+            "proof": self.name,
             "machine": self.machine,
             "seconds": self.took.as_secs_f64(),
             "rows": self.rows.iter().map(row).collect::<Vec<_>>(),
@@ -170,6 +181,7 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proof::Name;
 
     #[test]
     fn a_proof_fails_by_one_aim_or_by_none_at_all() {

@@ -45,6 +45,7 @@ pub fn prove() -> Result<Report> {
     let plan = |path: String, rate| Plan {
         target: arena.vip(),
         path,
+        headers: String::new(),
         rate,
         until: Until::Stopped(Arc::clone(&stopped)),
         patience: QUERY + LIMIT,

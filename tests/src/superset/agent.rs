@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lb_agent::admin::DEFAULT_ADDRESS;
 use lb_agent::status::{BackendStatus, Status};
+use nix::sys::signal::Signal;
 
 use super::REPLICAS;
 use super::replica::replica_name;
@@ -24,6 +25,8 @@ pub const AGENT: &str = "lb-agent";
 pub const SERVICE: &str = "superset";
 /// The service whose backends end TLS.
 pub const HTTPS_SERVICE: &str = "superset-https";
+/// A service of the same replicas whose checks have a session cookie, and so ask for Redis as well.
+pub const DEEP_SERVICE: &str = "superset-deep";
 /// The service of WebSockets.
 pub const WEBSOCKET_SERVICE: &str = "websocket";
 
@@ -35,14 +38,26 @@ impl Stand {
     /// # Errors
     /// When it does not start, or a backend is not healthy.
     pub fn ensure_agent(&mut self) -> Result<()> {
+        let before = std::fs::read_to_string(self.config()).unwrap_or_default();
+        self.write_config()?;
+        if std::fs::read_to_string(self.config()).context("read the configuration")? != before {
+            // Of another source tree, perhaps.
+            self.end_agent()?;
+        }
         if !self.runs(AGENT) {
-            self.write_config()?;
             let mut agent = Command::new(programs::agent()?);
             agent.args(["run", "--config"]).arg(self.config());
             self.start(AGENT, LB, &mut agent)?;
             self.wait_for(AGENT, LIMIT, |stand| stand.agent_says("/readyz").is_ok())?;
         }
         self.wait_for_backends()
+    }
+
+    fn end_agent(&self) -> Result<()> {
+        if !self.runs(AGENT) {
+            return Ok(());
+        }
+        self.daemon(AGENT)?.end(Signal::SIGTERM, LIMIT)
     }
 
     /// Ends drains, and waits until every replica gets its share of new connections.
@@ -87,7 +102,7 @@ impl Stand {
         // Writing to a string does not fail.
         let _ = write!(
             text,
-            "\n# Of the stand: what ends TLS before each replica, and a WebSocket server beside it.\n\n\
+            "\n# Of the stand: what ends TLS before each replica, a WebSocket server beside it, and checks that ask for Redis.\n\n\
              [[service]]\nname = \"{HTTPS_SERVICE}\"\nvip = \"{}\"\n[service.health]\ntype = \"tcp\"\n",
             self.https_vip()
         );
@@ -101,6 +116,15 @@ impl Stand {
         );
         for n in 1..=REPLICAS {
             text.push_str(&backend(&format!("{WEBSOCKET}-{n}"), self.websocket(n)));
+        }
+        let _ = write!(
+            text,
+            "\n[[service]]\nname = \"{DEEP_SERVICE}\"\nvip = \"{}\"\n[service.health]\ninterval = \"1s\"\n\
+             headers = {{ Cookie = \"session=x\" }}\n",
+            SocketAddr::new(self.vip().ip(), 81)
+        );
+        for n in 1..=REPLICAS {
+            text.push_str(&backend(&replica_name(n), self.replica(n)));
         }
         let path = self.config();
         std::fs::write(&path, with_socket(&text, &self.socket()))
@@ -169,6 +193,14 @@ impl Stand {
     /// When the agent refuses, or gave up at the drain's deadline.
     pub fn drain(&self, n: u8) -> Result<()> {
         self.lb_agent(&["drain", &format!("{SERVICE}/{}", replica_name(n)), "--wait"]).map(drop)
+    }
+
+    /// Begins to drain a replica.
+    ///
+    /// # Errors
+    /// When the agent refuses.
+    pub fn start_drain(&self, n: u8) -> Result<()> {
+        self.lb_agent(&["drain", &format!("{SERVICE}/{}", replica_name(n))]).map(drop)
     }
 
     /// Takes a drain back.

@@ -13,6 +13,8 @@ use crate::proof::progress;
 const ROWS: u32 = 120_000;
 /// The dashboard's page.
 pub const DASHBOARD: &str = "/superset/dashboard/evenkeel/";
+/// Charts on it.
+pub const CHARTS: usize = 4;
 const SLUG: &str = "evenkeel";
 
 /// A chart: its name, its kind, and what is particular in its form.
@@ -86,7 +88,7 @@ fn table() -> String {
     )
 }
 
-fn charts() -> [Chart; 4] {
+fn charts() -> [Chart; CHARTS] {
     let revenue = json!({
         "expressionType": "SQL", "sqlExpression": "SUM(amount)", "label": "revenue", "optionName": "metric_revenue",
     });

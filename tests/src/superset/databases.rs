@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::stand::Stand;
-use crate::lab::SERVICES;
+use crate::lab::{SERVICES, wait_until};
 use crate::packet::world::Family;
 use crate::proof::progress;
 
@@ -95,6 +95,35 @@ impl Stand {
         let options = ["-h", &host, "-U", "postgres", "-d", database, "-qAtX", "-c", statement];
         let words: Vec<&str> = std::iter::once(program.as_str()).chain(options).collect();
         self.lab.exec(SERVICES, &words)
+    }
+
+    /// Waits until a `pg_sleep` is under way. Returns the number of the replica that asked for it.
+    ///
+    /// # Errors
+    /// When there is none in time.
+    pub fn wait_for_query(&self) -> Result<u8> {
+        let replicas = self.wait_for_queries(1, LIMIT)?;
+        let first = replicas.first().context("no query is under way")?;
+        (1..=self.replicas())
+            .find(|n| self.replica(*n).ip() == *first)
+            .with_context(|| format!("a query of {first}"))
+    }
+
+    /// Waits until so many `pg_sleep` are under way. Returns the addresses of who asked for them.
+    ///
+    /// # Errors
+    /// When there are fewer within `limit`.
+    pub fn wait_for_queries(&self, count: usize, limit: Duration) -> Result<Vec<IpAddr>> {
+        let statement = "select host(client_addr) from pg_stat_activity \
+                         where state = 'active' and query ilike '%pg_sleep(%' and pid <> pg_backend_pid()";
+        let mut found = Vec::new();
+        wait_until(&format!("{count} queries are under way"), limit, || {
+            let rows = self.psql(SALES, statement).unwrap_or_default();
+            found = rows.lines().filter_map(|row| row.parse().ok()).collect();
+            found.len() >= count
+        })
+        .with_context(|| format!("{} are", found.len()))?;
+        Ok(found)
     }
 
     /// Starts Redis unless it runs.

@@ -1,7 +1,6 @@
 //! Ending the stand.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +10,7 @@ use super::agent::AGENT;
 use super::databases::POSTGRES;
 use super::place::Place;
 use super::state::State;
+use crate::lab;
 use crate::proof::progress;
 
 /// For a program to end by itself. A query that still runs is lost.
@@ -55,7 +55,10 @@ pub(super) fn end(place: &Place) -> Result<()> {
         })?;
     }
     for name in state.namespaces.values() {
-        remove_namespace(name)?;
+        // With what a scenario that was interrupted may have left in it.
+        lab::remove_namespace(name);
+        let path = Path::new("/run/netns").join(name);
+        ensure!(!path.exists(), "{} is still there: \"cargo xtask clean-lab\" removes it", path.display());
     }
     progress(&format!(
         "ended {} programs, removed {} namespaces",
@@ -63,15 +66,4 @@ pub(super) fn end(place: &Place) -> Result<()> {
         state.namespaces.len()
     ));
     State::remove(place)
-}
-
-/// Removes a namespace, unless it is gone. What a command of its own may have left in it keeps it from that.
-fn remove_namespace(name: &str) -> Result<()> {
-    if !Path::new("/run/netns").join(name).exists() {
-        return Ok(());
-    }
-    let status = Command::new("ip").args(["netns", "del", name]).stdin(Stdio::null()).status();
-    let status = status.context("start ip")?;
-    ensure!(status.success(), "ip netns del {name}: {status}: \"cargo xtask clean-lab\" removes it");
-    Ok(())
 }

@@ -63,7 +63,11 @@ impl Stand {
         self.start(&name, &backend_host(n), &mut gunicorn)
     }
 
-    fn wait_for_replica(&self, n: u8) -> Result<()> {
+    /// Waits until a replica that was started answers.
+    ///
+    /// # Errors
+    /// When it ends, or does not in time.
+    pub fn wait_for_replica(&self, n: u8) -> Result<()> {
         self.wait_for(&replica_name(n), STARTING, |stand| stand.replica_answers(n))
     }
 

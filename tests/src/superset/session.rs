@@ -58,6 +58,12 @@ impl User {
         format!("session={}", self.cookie)
     }
 
+    /// The same user at another address.
+    #[must_use]
+    pub fn at(&self, target: SocketAddr) -> Self {
+        Self { target, ..self.clone() }
+    }
+
     /// Opens a page or asks the API.
     ///
     /// # Errors
@@ -104,7 +110,8 @@ impl User {
 }
 
 /// The value of the hidden field of the login form.
-fn hidden_token(page: &str) -> Option<String> {
+#[must_use]
+pub fn hidden_token(page: &str) -> Option<String> {
     let field = page.split("<input").find(|field| field.contains("name=\"csrf_token\""))?;
     let (_, rest) = field.split_once("value=\"")?;
     rest.split('"').next().map(str::to_owned)

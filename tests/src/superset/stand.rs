@@ -45,6 +45,15 @@ impl Stand {
         self.state.replicas
     }
 
+    /// Says how many replicas the balancer is to know; [`Stand::write_config`] tells it so.
+    ///
+    /// # Errors
+    /// When that cannot be written down.
+    pub fn set_replicas(&mut self, replicas: u8) -> Result<()> {
+        self.state.replicas = replicas;
+        self.state.save(&self.place)
+    }
+
     /// What users connect to.
     #[must_use]
     pub fn vip(&self) -> SocketAddr {

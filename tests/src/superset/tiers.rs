@@ -50,6 +50,12 @@ impl Stand {
         self.place.run().join("certificate.pem")
     }
 
+    /// The Python of the virtual environment.
+    #[must_use]
+    pub fn python(&self) -> PathBuf {
+        self.venv.program("python")
+    }
+
     /// Starts what does not run of both kinds.
     ///
     /// # Errors
@@ -110,7 +116,7 @@ impl Stand {
             return Ok(());
         }
         let address = self.websocket(n);
-        let mut server = Command::new(self.venv.program("python"));
+        let mut server = Command::new(self.python());
         server.arg(source("echo.py")).args([&name, &address.ip().to_string(), &address.port().to_string()]);
         self.start(&name, &backend_host(n), &mut server)?;
         self.wait_for(&name, LIMIT, |stand| stand.lab().get(&backend_host(n), address, "/health").is_ok())
