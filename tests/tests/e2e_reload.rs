@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lb_agent::status::reload::{ReloadReport, ReloadResult};
 use lb_tests::e2e::{BackgroundLoad, Client, Held, LIMIT, Stand, service};
-use lb_tests::lab::{Settings, Topology, backend_host, wait_until};
+use lb_tests::lab::{LB, Settings, Topology, backend_host, wait_until};
 use lb_tests::load::{Load, Pattern, Request};
 use lb_tests::packet::world::Family;
 use lb_tests::proof::draw::Dice;
@@ -218,6 +218,104 @@ fn a_broken_file_and_one_that_needs_a_restart_change_nothing() {
     assert_eq!((status, err.lines().count()), (Some(1), 1), "{err}");
 }
 
+/// Clients of a service that is removed are told, those of the other notice nothing, and a drain is kept under another VIP.
+#[test]
+fn services_go_come_and_get_another_vip() {
+    const DRAINED: u8 = 2;
+    require_agent!("services_go_come_and_get_another_vip");
+    let stand = stand(3, &[]);
+    let whole = text(&stand, &[]);
+    let client = stand.client().unwrap();
+    let other = load(&client, &stand, Family::V4);
+    let (mut kept, mut lost) = (held(&stand, Family::V4, 1), held(&stand, Family::V6, 1));
+    lost.send_for("/hang").unwrap();
+    stand.wait_for(Family::V6, 1, "waits", |b| b.waiting == Some(1)).unwrap();
+
+    let (first, _) = whole.split_at(whole.rfind("\n[[service]]").unwrap());
+    stand.agent.write_config(first).unwrap();
+    let (status, out, err) = reload(&stand);
+    assert_eq!((status, err.as_str()), (Some(0), ""));
+    assert!(out.contains("  service superset-v6: removed, with its backends\n"), "{out}");
+    // It waits in silence, and is told all the same.
+    let told = Instant::now();
+    assert!(lost.receive().is_err());
+    assert!(told.elapsed() < Duration::from_secs(3), "{:?}", told.elapsed());
+    assert!(Held::open(&stand.lab, stand.topology().vip(Family::V6)).is_err());
+    is_in_sync(&stand);
+
+    stand.agent.write_config(&whole).unwrap();
+    assert_eq!(reload(&stand).0, Some(0));
+    for n in 1..=3 {
+        stand.wait_for(Family::V6, n, "is there again", |b| b.state == "healthy" && b.in_ring).unwrap();
+    }
+    stand.flawless(Family::V6).unwrap();
+
+    drain(&stand, DRAINED);
+    let vip = stand.topology().vip(Family::V6);
+    let (old, moved) = (format!("\"{vip}\""), format!("\"[{}]:8080\"", vip.ip()));
+    stand.agent.write_config(&whole.replacen(&old, &moved, 1)).unwrap();
+    let (status, out, _) = reload(&stand);
+    assert_eq!(status, Some(0));
+    assert!(out.ends_with("reloaded, 1 change:\n  service superset-v6: changed vip\n"), "{out}");
+    stand.wait_for(Family::V6, DRAINED, "stays away", |b| b.state == "drained" && !b.in_ring).unwrap();
+    stand.wait_for(Family::V6, 1, "is still healthy", |b| b.state == "healthy" && b.in_ring).unwrap();
+    let at = |port| Held::open(&stand.lab, std::net::SocketAddr::new(vip.ip(), port));
+    for _ in 0..20 {
+        assert_ne!(at(8080).unwrap().server(), backend_host(DRAINED));
+    }
+    assert!(at(vip.port()).is_err());
+    is_in_sync(&stand);
+    assert_eq!(kept.ask().unwrap(), backend_host(1));
+    let report = other.report();
+    assert!(report.failed.is_empty() && report.ok > 100, "{report:?}");
+    stand.check().unwrap();
+}
+
+/// Who may change something over TCP, and how log lines look, follow the file.
+#[test]
+fn access_and_log_follow_the_file() {
+    const TOKEN: &str = "4a1f0c2e9b7d5a38";
+    require_agent!("access_and_log_follow_the_file");
+    let stand = stand(2, &[]);
+    let plain = text(&stand, &[]);
+    let token = tempfile::NamedTempFile::new().unwrap();
+    let with = |lines: &str| plain.replacen("[agent]\n", &format!("[agent]\n{lines}\n"), 1);
+    let post = || {
+        let bearer = format!("Authorization: Bearer {TOKEN}");
+        let url = "http://127.0.0.1:9470/v1/reload";
+        let command =
+            ["curl", "-sS", "--max-time", "20", "-X", "POST", "-H", &bearer, "-w", "%{http_code}", url];
+        let said = stand.lab.exec(LB, &command).unwrap();
+        said[said.len() - 3..].to_owned()
+    };
+    assert_eq!(post(), "403");
+    // A token that cannot be is an error of the configuration, as at the start.
+    let file = with(&format!("admin_token_file = {:?}", token.path()));
+    stand.agent.write_config(&file).unwrap();
+    let (status, _, err) = reload(&stand);
+    assert_eq!((status, err.lines().count()), (Some(2), 1), "{err}");
+    assert!(err.contains("agent.admin_token_file: ") && err.contains("is empty"), "{err}");
+    assert_eq!(post(), "403");
+    std::fs::write(token.path(), TOKEN).unwrap();
+    assert_eq!(reload(&stand).0, Some(0));
+    assert_eq!(post(), "200");
+    stand.agent.write_config(&with("log_format = \"json\"")).unwrap();
+    assert_eq!(post(), "200", "it was let in before the file said no");
+    assert_eq!(post(), "403");
+    assert_eq!(reload(&stand).0, Some(0));
+    let log = stand.agent.log();
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!(last["message"], "configuration reloaded: nothing in it is new", "{log}");
+    stand.agent.write_config(&plain).unwrap();
+    assert_eq!(reload(&stand).0, Some(0));
+    assert_eq!(reload(&stand).0, Some(0));
+    let log = stand.agent.log();
+    assert!(
+        log.lines().last().unwrap().ends_with(" INFO configuration reloaded: nothing in it is new"),
+        "{log}"
+    );
+}
+
 /// A valid configuration without some of the backends, and with other numbers.
 fn drawn(dice: &mut Dice, stand: &Stand, absent: &[u8]) -> String {
     let schedulers = ["least-waiting", "least-conn", "maglev", "round-robin"];
@@ -343,11 +441,13 @@ fn a_watched_file_is_reloaded_however_it_changes() {
     // A broken one changes nothing, is said once, and the next good one is taken.
     let refused = reloads(&stand, ReloadResult::Invalid);
     let broken = text(&[]).replacen("[nat]", "[nat", 1);
-    std::fs::write(&path, broken).unwrap();
+    std::fs::write(&path, &broken).unwrap();
     wait_until("it is refused", LIMIT, || reloads(&stand, ReloadResult::Invalid) > refused).unwrap();
+    std::fs::write(&path, broken + "#").unwrap();
+    assert_eq!(reload(&stand).0, Some(2));
     reloaded(&[2, 3], "nothing changed");
     std::thread::sleep(3 * lb_agent::agent::watch::LOOK);
-    assert_eq!(reloads(&stand, ReloadResult::Invalid), refused + 1.0);
+    assert_eq!(reloads(&stand, ReloadResult::Invalid), refused + 2.0);
     version(3, &[]);
     reloaded(&[], "the links changed again");
     assert_eq!(reloads(&stand, ReloadResult::Success), 4.0, "{}", stand.agent.log());

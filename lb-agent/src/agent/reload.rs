@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::admin::Published;
 use crate::admin::access::Access;
 use crate::admin::command::Reload;
-use crate::config::{self, Announce, Config, restart_needed};
+use crate::config::{self, Announce, Config, digest, restart_needed};
 use crate::logging::LogHandle;
 use crate::model::ServiceSpec;
 use crate::net::announce::announce;
@@ -94,9 +94,6 @@ impl Reloader {
         }
         let (reply, answer) = oneshot::channel();
         let new = read.as_ref().ok().cloned();
-        if let Some(new) = &new {
-            self.watch = Watch::new(new.source.digest);
-        }
         let at = SystemTime::now();
         self.configs.send(NewConfig { read, warnings, at, reply }).await.ok()?;
         let report = answer.await.ok()?;
@@ -111,24 +108,31 @@ impl Reloader {
     }
 
     /// The file, or all that is wrong with it; and what is unlikely to do what is wanted.
-    async fn read(&self) -> (Result<Arc<Config>, Vec<String>>, Vec<String>) {
+    async fn read(&mut self) -> (Result<Arc<Config>, Vec<String>>, Vec<String>) {
         let (path, old) = (self.path.clone(), self.config.clone());
-        let read = spawn_blocking(move || match config::load(&path) {
-            Ok(config) => {
-                let Findings { errors, warnings } = findings_of_reload(&old, &config);
-                (if errors.is_empty() { Ok(Arc::new(config)) } else { Err(errors) }, warnings)
-            }
-            Err(e) => (Err(e.errors().iter().map(ToString::to_string).collect()), Vec::new()),
+        let read = spawn_blocking(move || {
+            // First: should it change after that, it is another one to whoever watches it.
+            let text = std::fs::read(&path).ok().map(|text| digest(&text));
+            let (read, warnings) = match config::load(&path) {
+                Ok(config) => {
+                    let Findings { errors, warnings } = findings_of_reload(&old, &config);
+                    (if errors.is_empty() { Ok(Arc::new(config)) } else { Err(errors) }, warnings)
+                }
+                Err(e) => (Err(e.errors().iter().map(ToString::to_string).collect()), Vec::new()),
+            };
+            (text, read, warnings)
         });
-        read.await.unwrap_or_else(|e| {
-            (
-                Err(vec![format!(
-                    "{}: cannot be read: {e}; this is a fault of lb-agent",
-                    self.path.display()
-                )]),
-                Vec::new(),
-            )
-        })
+        match read.await {
+            Ok((text, read, warnings)) => {
+                // Right or wrong: nobody needs to be told of it twice.
+                self.watch = text.map_or(self.watch, Watch::new);
+                (read, warnings)
+            }
+            Err(e) => {
+                let path = self.path.display();
+                (Err(vec![format!("{path}: cannot be read: {e}; this is a fault of lb-agent")]), Vec::new())
+            }
+        }
     }
 }
 

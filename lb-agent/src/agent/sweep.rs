@@ -64,7 +64,8 @@ impl Swept {
 }
 
 impl Sweep {
-    /// Sweeps once. `tables` are what the kernel has, or is about to have.
+    /// Sweeps once. `tables` are what the kernel has, or is about to have, and services that it had: flows that are lost may
+    /// be theirs.
     #[must_use]
     pub fn run(&self, tables: &Tables) -> Swept {
         let found = (self.scan)(tables);

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod doctor;
 mod drain;
 mod reload;
 mod run;
@@ -31,6 +32,11 @@ const DEADLINE: u8 = 4;
 const EXIT_CODES: &str = "Exit status:\n  0  success\n  1  failure at run time\n  2  the command line or the configuration is wrong; nothing was changed";
 
 const RELOAD_EXIT_CODES: &str = "Exit status:\n  0  success: the file is the configuration in use\n  1  no agent answers\n  2  the command line is wrong, or the configuration has errors; nothing was changed\n  3  the configuration needs a restart of the agent; nothing was changed";
+
+/// As in the systemd unit.
+const DEFAULT_CONFIG: &str = "/etc/evenkeel/lb.toml";
+
+const DOCTOR_EXIT_CODES: &str = "Exit status:\n  0  nothing has failed; there may be warnings\n  1  something has failed, and standard output says what\n  2  the command line or the configuration is wrong";
 
 const DRAIN_EXIT_CODES: &str = "Exit status:\n  0  success; with --wait: the backend may be stopped, no flow waits\n  1  no agent answers, or the backend was wanted back meanwhile\n  2  the command line is wrong, or there is no such backend; nothing was changed\n  4  with --wait: the deadline came first; the backend gets no new flows, but some may still wait";
 
@@ -69,6 +75,15 @@ enum Command {
     /// reset, so drain it first. SIGHUP does the same, without an answer.
     #[command(after_help = RELOAD_EXIT_CODES)]
     Reload(ReloadArgs),
+
+    /// Look at everything that the balancer depends on, and say what is wrong and what to do.
+    ///
+    /// Kernel, interfaces, addresses, and of each backend the way there, its health check with and without a session
+    /// cookie (which Superset looks up in Redis), and whether all replicas share their sessions and SECRET_KEY. One line each: ok, warn or fail. Works
+    /// beside a running agent and without one. Changes nothing, but leaves an empty session in Redis for each visit to a login
+    /// page: one for each backend that is compared, and one more for each service. Needs the rights that `run` needs.
+    #[command(after_help = DOCTOR_EXIT_CODES)]
+    Doctor(DoctorArgs),
     /// Give a backend no new flows, and say when it may be stopped.
     ///
     /// Existing flows go on. The drain is complete when no flow waits for an answer and no data has passed for the
@@ -104,6 +119,22 @@ struct CheckArgs {
     /// What does not fit this machine is an error.
     #[arg(long)]
     node: bool,
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    /// TOML file.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Only this service and its backends.
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// Do not compare sessions and keys: no login page is visited.
+    #[arg(long)]
+    no_sessions: bool,
+    /// As JSON: an array of objects with level, subject, text and advice.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -170,6 +201,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => reload::reload(&args),
         Command::Drain(args) => drain::drain(&args),

@@ -5,17 +5,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb_common::checksum;
 
-const BROADCAST: [u8; 6] = [0xff; 6];
+pub(super) const BROADCAST: [u8; 6] = [0xff; 6];
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// RFC 2464 §7: 33:33 and the last four bytes of the group.
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
-const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
-const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
-const ARP_REQUEST: u8 = 1;
+pub(super) const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
+pub(super) const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+pub(super) const ARP_REQUEST: u8 = 1;
 const ARP_REPLY: u8 = 2;
-const NEXT_HEADER_ICMPV6: u8 = 58;
-const NEIGHBOR_ADVERTISEMENT: u8 = 136;
+pub(super) const NEXT_HEADER_ICMPV6: u8 = 58;
+pub(super) const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 
 /// The frames that announce `address` at `mac`.
 ///
@@ -74,17 +74,21 @@ fn advertisement(address: Ipv6Addr, mac: [u8; 6]) -> [u8; 32] {
     message[8..24].copy_from_slice(&address.octets());
     message[24..26].copy_from_slice(&TARGET_MAC);
     message[26..].copy_from_slice(&mac);
+    let sum = icmpv6_checksum(address, ALL_NODES, &message);
+    message[2..4].copy_from_slice(&sum);
+    message
+}
 
-    // RFC 4443 §2.3: over the pseudo-header and the message with its checksum field zero.
+/// Of a message of less than 256 bytes whose checksum field is zero: RFC 4443 §2.3, over the pseudo-header and the message.
+pub(super) fn icmpv6_checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> [u8; 2] {
+    let length = u8::try_from(message.len()).unwrap_or(u8::MAX);
     let pseudo = [
-        checksum::sum(&address.octets()),
-        checksum::sum(&ALL_NODES.octets()),
-        checksum::sum(&[0, 0, 0, 32]),
+        checksum::sum(&source.octets()),
+        checksum::sum(&destination.octets()),
+        checksum::sum(&[0, 0, 0, length]),
         checksum::sum(&[0, 0, 0, NEXT_HEADER_ICMPV6]),
     ];
-    let sum = pseudo.into_iter().sum::<u64>() + checksum::sum(&message);
-    message[2..4].copy_from_slice(&(!checksum::fold(sum)).to_ne_bytes());
-    message
+    (!checksum::fold(pseudo.into_iter().sum::<u64>() + checksum::sum(message))).to_ne_bytes()
 }
 
 #[cfg(test)]

@@ -4,12 +4,14 @@
 //! them is pure ([`resolve`], [`warm`], [`frames`], [`reset`]); [`hops`], [`announce`] and [`raw`] do the I/O.
 
 pub mod announce;
+pub mod conflict;
 mod decode;
+pub mod ethtool;
 pub mod frames;
 pub mod hops;
 pub mod links;
-mod netdev;
-mod netlink;
+pub(crate) mod netdev;
+pub(crate) mod netlink;
 pub mod raw;
 pub mod reset;
 pub mod resolve;

@@ -32,10 +32,12 @@ const CMD_DEV_GET: u8 = 1;
 const CMD_DEV_DEL_NTF: u8 = 3;
 const ATTRIBUTE_IFINDEX: u16 = 1;
 const ATTRIBUTE_XDP_FEATURES: u16 = 3;
+/// `NETDEV_XDP_ACT_BASIC`: a program can be attached in the driver.
+const BASIC: u64 = 1;
 /// `NETDEV_XDP_ACT_NDO_XMIT`: the device sends what is redirected to it.
 const NDO_XMIT: u64 = 1 << 2;
 
-/// Whether a device takes redirected frames, by interface index.
+/// Whether a device can do something, by interface index.
 pub(crate) type Targets = BTreeMap<u32, bool>;
 
 /// Something that changed.
@@ -68,20 +70,30 @@ impl Netdev {
         Ok(Some(Self { family, handle, messages, _connection: Connection(tokio::spawn(connection)) }))
     }
 
-    /// Every device.
+    /// Whether each device takes redirected frames.
     pub(crate) async fn targets(&mut self) -> Result<Targets, NetError> {
+        Ok(self.features().await?.into_iter().map(|(ifindex, all)| (ifindex, all & NDO_XMIT != 0)).collect())
+    }
+
+    /// Whether each device takes a program in its driver.
+    pub(crate) async fn native(&mut self) -> Result<Targets, NetError> {
+        Ok(self.features().await?.into_iter().map(|(ifindex, all)| (ifindex, all & BASIC != 0)).collect())
+    }
+
+    /// Flags of every device, by interface index.
+    async fn features(&mut self) -> Result<BTreeMap<u32, u64>, NetError> {
         const WHAT: &str = "list XDP features";
         let header = GenlHeader { cmd: CMD_DEV_GET, version: 1 };
         let request = GenlMessage::new(header, Message::default(), self.family);
         // The kernel leaves NLM_F_MULTI out of these answers, and without it netlink-proto takes the first one for the
         // only one, unless an acknowledgement is to follow. It does not for a dump; what follows is its end.
         let answers = ask(&self.handle, WHAT, request, NLM_F_DUMP | NLM_F_ACK).await?;
-        let mut targets = Targets::new();
+        let mut all = BTreeMap::new();
         for answer in answers {
             let Message { ifindex, features, .. } = answer.map_err(|errno| refused(WHAT, errno))?.payload;
-            targets.insert(ifindex, features & NDO_XMIT != 0);
+            all.insert(ifindex, features);
         }
-        Ok(targets)
+        Ok(all)
     }
 
     /// The next change. Cancel-safe.

@@ -20,6 +20,17 @@ pub fn local_port_range() -> Result<(u16, u16), NetError> {
         .ok_or_else(|| fail(io::Error::other(format!("expected two ports, found {:?}", text.trim()))))
 }
 
+/// How strictly the kernel asks whether a packet came in by the interface that its source is reached by: 0 not at all, 1 strictly,
+/// 2 whether there is any (RFC 3704); the higher of the interface's own setting and that for all. `None` when it cannot be read.
+#[must_use]
+pub fn reverse_path_filter(interface: &str) -> Option<u8> {
+    let read = |of: &str| {
+        let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{of}/rp_filter")).ok()?;
+        text.trim().parse::<u8>().ok()
+    };
+    read("all").into_iter().chain(read(interface)).max()
+}
+
 fn parse_range(text: &str) -> Option<(u16, u16)> {
     let mut words = text.split_ascii_whitespace();
     let range = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);

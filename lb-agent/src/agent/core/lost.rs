@@ -1,7 +1,8 @@
 //! Sweeps of the flow table: when, and what is said of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use lb_common::service::Service;
 use tracing::{debug, info, warn};
 
 use super::Core;
@@ -17,6 +18,10 @@ pub(super) struct Lost {
     known: BTreeSet<(u16, u16)>,
     /// There are new ones: their flows are to be looked for now.
     news: bool,
+    /// The services that the kernel has.
+    services: BTreeMap<u16, Service>,
+    /// Those that it had, for as long as nobody else has their ids: what their clients are told must come from their VIPs.
+    former: BTreeMap<u16, Service>,
 }
 
 impl Lost {
@@ -26,6 +31,17 @@ impl Lost {
         let now: BTreeSet<_> = lost.map(|(id, b)| (*id, b.generation)).collect();
         self.news |= !now.is_subset(&self.known);
         self.known = now;
+        self.former.append(&mut self.services);
+        self.former.retain(|id, _| !tables.services.contains_key(id));
+        self.services.clone_from(&tables.services);
+    }
+
+    /// These tables, with the services that are gone.
+    fn with_former(&self, mut tables: Tables) -> Tables {
+        for (id, service) in &self.former {
+            tables.services.entry(*id).or_insert(*service);
+        }
+        tables
     }
 }
 
@@ -41,7 +57,7 @@ impl<P: Program> Core<P> {
         self.lost.news = false;
         let dataplane = self.writer.dataplane();
         let sweep = Sweep { scan: dataplane.scanner(), close: dataplane.closer(), send: self.send.clone() };
-        let tables = self.writer.plan().tables.clone();
+        let tables = self.lost.with_former(self.writer.plan().tables.clone());
         move || sweep.run(&tables)
     }
 

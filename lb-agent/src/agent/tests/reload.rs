@@ -261,3 +261,22 @@ async fn what_was_never_written_never_was() {
     let live = after.backends.iter().filter(|(_, b)| b.is_live()).count();
     assert_eq!(live, 3);
 }
+
+/// They are told from the VIP that they know, which the tables do not have any more.
+#[tokio::test(start_paused = true)]
+async fn clients_of_a_removed_service_are_told_at_once() {
+    let (mut lab, _) = checked(2);
+    ready(&mut lab).await;
+    for round in 1..=2 {
+        let told = lab.kernel.lock().resets.len();
+        is_success(&lab.reload(vec![]).await, &["service superset: removed, with its backends"]);
+        let asked = Instant::now();
+        while lab.kernel.lock().resets.len() < told + 2 {
+            assert!(asked.elapsed() < Duration::from_secs(1), "round {round}");
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(lab.kernel.lock().maps.tables().services.is_empty());
+        lab.reload(vec![service(2)]).await;
+        ready(&mut lab).await;
+    }
+}
