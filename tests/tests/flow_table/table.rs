@@ -261,7 +261,7 @@ impl Table {
 
     /// What time the data path has, in ticks.
     pub(crate) fn now(&self) -> u32 {
-        self.lb.dataplane().clock().unwrap_or_else(|e| panic!("{e}")).now()
+        self.lb.dataplane().clock().unwrap_or_else(|e| panic!("{e}")).asked()
     }
 
     /// Waits until the data path sees more than this time since now.

@@ -25,6 +25,12 @@ impl Clock {
         let passed = u64::try_from(self.at.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.ticks.wrapping_add(abi::ticks(passed))
     }
+
+    /// The time when the data path was asked, as it said. [`Clock::now`] may be ahead of the data path's by as long as asking took.
+    #[must_use]
+    pub const fn asked(&self) -> u32 {
+        self.ticks
+    }
 }
 
 impl EbpfDataplane {
