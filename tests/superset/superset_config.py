@@ -12,7 +12,9 @@ SECRET_KEY = os.environ.get("STAND_SECRET_KEY", "a key that every replica of the
 
 # (*) With a limit for connecting, so that a database that is away costs seconds and not a thread.
 SQLALCHEMY_DATABASE_URI = f"postgresql+psycopg2://postgres@{_SERVICES}/superset?connect_timeout=3"
-SQLALCHEMY_ENGINE_OPTIONS = {"pool_pre_ping": True}
+# (*) A query in SQL Lab holds two connections to the metadata for as long as it takes: two for each thread of a worker. The
+# default of 15 is too few for 8 threads, and the last query fails after 30 s.
+SQLALCHEMY_ENGINE_OPTIONS = {"pool_pre_ping": True, "pool_size": 10, "max_overflow": 10}
 
 # (*) Sessions in Redis: whoever logs in at one replica is logged in at all of them.
 SESSION_SERVER_SIDE = True
