@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
+use crate::lab::wait_until;
 use crate::proof::attempts::{Attempt, quantile};
 use crate::proof::{Report, progress};
 use crate::superset::replica::{THREADS, WORKERS, replica_name};
@@ -40,7 +41,8 @@ pub fn prove(stand: &mut Stand) -> Result<Report> {
     let before = stand.backend(BUSY)?.new_flows;
     let busy = watch(stand, || {
         suspect = Some(stand.wait_for_backend(BUSY, "is suspect", |b| b.state == "suspect")?);
-        stand.wait_for_backend(BUSY, "has fewer queries", |b| b.waiting.is_some_and(|n| n == 0)).map(drop)
+        let over = || queries.iter().all(JoinHandle::is_finished);
+        wait_until("the queries are over", 4 * QUERY, over).map(drop)
     })?;
     let given = stand.backend(BUSY)?.new_flows.zip(before).map(|(now, before)| now - before);
     let answered: Vec<_> = queries.into_iter().map(|query| session.client.wait(query)?).collect();
@@ -96,13 +98,16 @@ fn report(
     report.aim(
         true,
         format!(
-            "suspect after {:.1} s, back {:.1} s after its queries",
+            "suspect after {:.1} s, in use again {:.1} s after the last query",
             suspect.as_secs_f64(),
             back.as_secs_f64()
         ),
     );
     let given = given.map_or_else(|| "?".to_owned(), |n| n.to_string());
-    report.note(format!("{} got {given} new connections while its threads were busy", replica_name(BUSY)));
+    report.note(format!(
+        "{} got {given} new connections from when all threads were busy until the last query was over",
+        replica_name(BUSY)
+    ));
     Ok(report)
 }
 

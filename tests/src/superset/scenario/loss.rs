@@ -19,6 +19,8 @@ const VICTIM: u8 = 2;
 /// Views before the loss, and after it.
 const BEFORE: Duration = Duration::from_secs(3);
 const AFTER: Duration = Duration::from_secs(10);
+/// The first views after a loss meet a replica that nothing tells from the others, whoever balances: how many is chance.
+const UNKNOWABLE: usize = 2;
 /// The query that is under way when a replica is asked to end.
 const QUERY: &str = "select pg_sleep(8)";
 
@@ -135,7 +137,12 @@ fn judge(report: &mut Report, loss: Loss, ours: &Seen, others: &[Seen]) {
     }
     if let Some(haproxy) = others.first() {
         let (mine, other) = (ours.outcome.noticed(), haproxy.outcome.noticed());
-        report.aim(mine <= other, format!("{mine} failed or took more than 3 s, HAProxy {other}"));
+        report.aim(
+            mine <= other + UNKNOWABLE,
+            format!(
+                "{mine} failed or took more than 3 s, aim at most {UNKNOWABLE} more than HAProxy's {other}"
+            ),
+        );
     }
     let detected =
         ours.detected.map_or_else(|| "not".to_owned(), |d| format!("after {:.2} s", d.as_secs_f64()));
