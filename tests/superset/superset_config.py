@@ -19,7 +19,8 @@ SQLALCHEMY_ENGINE_OPTIONS = {"pool_pre_ping": True, "pool_size": 10, "max_overfl
 # (*) Sessions in Redis: whoever logs in at one replica is logged in at all of them.
 SESSION_SERVER_SIDE = True
 SESSION_TYPE = "redis"
-SESSION_REDIS = Redis(host=_SERVICES, port=6379, db=0, socket_connect_timeout=3)
+_SESSION_DB = int(os.environ.get("STAND_SESSION_DB", "0"))
+SESSION_REDIS = Redis(host=_SERVICES, port=6379, db=_SESSION_DB, socket_connect_timeout=3)
 
 # (*) And what one replica has cached, such as a chart's form, the others find as well.
 def _cache(prefix):

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lb_tests::proof::Report;
 use lb_tests::superset::front::Front;
 use lb_tests::superset::scenario::loss::{self, Loss};
-use lb_tests::superset::scenario::{login, long_query, rolling};
+use lb_tests::superset::scenario::{doctor, login, long_query, rolling};
 use lb_tests::superset::{self, Place, REPLICAS, Stand};
 use lb_tests::{privilege, require_agent};
 
@@ -60,4 +60,5 @@ fn users_do_not_notice_what_operators_do() {
     up.holds(|stand| long_query::prove(stand, SILENCE));
     up.holds(|stand| loss::compare(stand, Loss::Kill, &[Front::Evenkeel]));
     up.holds(|stand| rolling::prove(stand, QUERY));
+    up.holds(doctor::prove);
 }

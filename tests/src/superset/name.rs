@@ -31,6 +31,8 @@ pub enum Scenario {
     Websocket,
     /// Three replicas become five and three again, by reloads under page views
     Scale,
+    /// The doctor finds each fault of a replica, a database or the balancer's host
+    Doctor,
 }
 
 impl Scenario {
@@ -51,6 +53,7 @@ impl Scenario {
             Self::Dashboard => "dashboard",
             Self::Websocket => "websocket",
             Self::Scale => "scale",
+            Self::Doctor => "doctor",
         }
     }
 }

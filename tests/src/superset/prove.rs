@@ -6,7 +6,9 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::name::Scenario;
-use super::scenario::{busy, dashboard, databases, login, long_query, loss, rolling, scale, tls, websocket};
+use super::scenario::{
+    busy, dashboard, databases, doctor, login, long_query, loss, rolling, scale, tls, websocket,
+};
 use super::stand::Stand;
 use crate::proof::{Report, progress};
 
@@ -38,6 +40,7 @@ pub fn prove(stand: &mut Stand, scenario: Scenario, out: &Path) -> Result<Report
         Scenario::Dashboard => dashboard::prove(stand, out),
         Scenario::Websocket => websocket::prove(stand),
         Scenario::Scale => scale::prove(stand),
+        Scenario::Doctor => doctor::prove(stand),
     }?;
     report.took = begun.elapsed();
     Ok(report)

@@ -44,7 +44,15 @@ impl Stand {
     /// # Errors
     /// When it does not.
     pub fn start_replica(&mut self, n: u8) -> Result<()> {
-        self.spawn_replica(n)?;
+        self.start_replica_with(n, &[])
+    }
+
+    /// The same with more variables for its configuration, tests/superset/superset_config.py.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn start_replica_with(&mut self, n: u8, environment: &[(&str, &str)]) -> Result<()> {
+        self.spawn_replica_with(n, environment)?;
         self.wait_for_replica(n)
     }
 
@@ -53,8 +61,13 @@ impl Stand {
     /// # Errors
     /// When there is no such program.
     pub fn spawn_replica(&mut self, n: u8) -> Result<()> {
+        self.spawn_replica_with(n, &[])
+    }
+
+    fn spawn_replica_with(&mut self, n: u8, environment: &[(&str, &str)]) -> Result<()> {
         let name = replica_name(n);
         let mut gunicorn = self.superset("gunicorn", &name);
+        gunicorn.envs(environment.iter().copied());
         gunicorn.args(["--bind", &self.replica(n).to_string(), "--worker-class", "gthread"]);
         gunicorn.args(["--workers", &WORKERS.to_string(), "--threads", &THREADS.to_string()]);
         // Longer than the longest query; what a worker writes for its master is not for a disk.

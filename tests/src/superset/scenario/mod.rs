@@ -3,6 +3,7 @@
 pub mod busy;
 pub mod dashboard;
 pub mod databases;
+pub mod doctor;
 pub mod login;
 pub mod long_query;
 pub mod loss;
