@@ -1,7 +1,11 @@
 //! End to end: the configuration is read again under load, by command and by signal.
 #![expect(clippy::unwrap_used, reason = "that is how a test fails")]
 
-use std::os::unix::fs::symlink;
+#[path = "e2e_reload/random.rs"]
+mod random;
+#[path = "e2e_reload/watch.rs"]
+mod watch;
+
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -10,7 +14,6 @@ use lb_tests::e2e::{BackgroundLoad, Client, Held, LIMIT, Stand, service};
 use lb_tests::lab::{LB, Settings, Topology, backend_host, wait_until};
 use lb_tests::load::{Load, Pattern, Request};
 use lb_tests::packet::world::Family;
-use lb_tests::proof::draw::Dice;
 use lb_tests::require_agent;
 use nix::sys::signal::Signal;
 
@@ -314,152 +317,4 @@ fn access_and_log_follow_the_file() {
         log.lines().last().unwrap().ends_with(" INFO configuration reloaded: nothing in it is new"),
         "{log}"
     );
-}
-
-/// A valid configuration without some of the backends, and with other numbers.
-fn drawn(dice: &mut Dice, stand: &Stand, absent: &[u8]) -> String {
-    let schedulers = ["least-waiting", "least-conn", "maglev", "round-robin"];
-    let scheduler = schedulers[dice.below(4) as usize];
-    let service = ["", "retries = 1\n", "requests = false\n", "min_healthy = \"50%\"\nslow_start = \"1s\"\n"];
-    let service = format!("{SERVICE}{}", service[dice.below(4) as usize]);
-    let agent = ["", "reset_rate = 500\n", "zone = \"a\"\n"][dice.below(3) as usize];
-    let settings = Settings { scheduler, agent: agent.to_owned(), ..settings(absent) };
-    let mut text = settings.text(stand.topology()).replace(SERVICE, &service);
-    for n in 1..=stand.topology().backends {
-        let name = format!("name = \"{}\"\n", backend_host(n));
-        let more = ["", "weight = 7\n", "zone = \"a\"\n"][dice.below(3) as usize];
-        text = text.replace(&name, &format!("{name}{more}"));
-    }
-    text
-}
-
-/// One that must be refused, and the status of the command for it.
-fn broken(dice: &mut Dice, good: &str) -> (String, i32) {
-    let nowhere = good.lines().filter(|line| !line.starts_with("vip = ")).collect::<Vec<_>>().join("\n");
-    let kinds = [
-        (good.replacen("[nat]", "[nat", 1), 2),
-        (good.replacen("[nat]", "[nat]\nrest = \"soon\"", 1), 2),
-        (good.replace("superset-v6", "superset-v4"), 2),
-        (nowhere, 2),
-        (String::new(), 2),
-        (good.replacen("[nat]", "[nat]\nports = \"1024-9000\"", 1), 3),
-        (good.replacen("xdp_mode = \"native\"", "xdp_mode = \"auto\"", 1), 3),
-    ];
-    let chosen = dice.below(7) as usize;
-    kinds.into_iter().nth(chosen).unwrap()
-}
-
-/// Valid ones and broken ones, one after another; by command and by signal.
-#[test]
-fn fifty_reloads_under_load_lose_nothing() {
-    const RELOADS: u32 = 50;
-    require_agent!("fifty_reloads_under_load_lose_nothing");
-    let stand = stand(4, &[]);
-    let client = stand.client().unwrap();
-    let loads = Family::BOTH.map(|family| load(&client, &stand, family));
-    let mut kept = Family::BOTH.map(|family| held(&stand, family, 1));
-    let seed = 20_261_121;
-    let mut dice = Dice::new(seed);
-    let mut absent: Vec<u8> = Vec::new();
-    let (mut good, mut slowest) = (0, Duration::ZERO);
-    for i in 0..RELOADS {
-        let wanted: Vec<u8> = (2..=4).filter(|_| dice.one_in(3)).collect();
-        let (config, code) = if dice.one_in(3) {
-            let whole = text(&stand, &absent);
-            broken(&mut dice, &whole)
-        } else {
-            for leaves in wanted.iter().filter(|n| !absent.contains(n)) {
-                drain(&stand, *leaves);
-            }
-            absent = wanted;
-            (drawn(&mut dice, &stand, &absent), 0)
-        };
-        good += u32::from(code == 0);
-        stand.agent.write_config(&config).unwrap();
-        let started = Instant::now();
-        let (status, out, err) = reload(&stand);
-        slowest = slowest.max(started.elapsed());
-        assert_eq!(status, Some(code), "reload {i}, seed {seed}: {out}{err}\n{config}");
-        is_in_sync(&stand);
-        let here = (1..=4).filter(|n| !absent.contains(n)).map(backend_host);
-        let here: Vec<String> = here.collect();
-        let want: Vec<String> = Family::BOTH
-            .iter()
-            .flat_map(|f| here.iter().map(move |b| format!("{}/{b}", service(*f))))
-            .collect();
-        assert_eq!(backends(&stand), want, "reload {i}, seed {seed}");
-        for kept in &mut kept {
-            assert_eq!(kept.ask().unwrap(), backend_host(1), "reload {i}, seed {seed}");
-        }
-    }
-    assert!((20..=45).contains(&good), "{good} good ones");
-    assert_eq!(reloads(&stand, ReloadResult::Success), f64::from(good));
-    for load in &loads {
-        let report = load.report();
-        assert!(report.failed.is_empty() && report.ok > 1000, "{report:?}");
-    }
-    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
-    stand.check().unwrap();
-}
-
-/// Replaced, written in place, and behind links that change as a Kubernetes ConfigMap's do.
-#[test]
-fn a_watched_file_is_reloaded_however_it_changes() {
-    require_agent!("a_watched_file_is_reloaded_however_it_changes");
-    let watched = |absent: &[u8]| Settings { agent: "watch = true\n".to_owned(), ..settings(absent) };
-    let stand = Stand::with(Topology::two_arm(3), &watched(&[])).unwrap();
-    let text = |absent: &[u8]| stand.agent.with_socket(&watched(absent).text(stand.topology()));
-    let mut kept = held(&stand, Family::V6, 1);
-    let path = stand.agent.config();
-    let dir = path.parent().unwrap();
-    let reloaded = |absent: &[u8], what: &str| {
-        let want: Vec<String> = (1..=3).filter(|n| !absent.contains(n)).map(backend_host).collect();
-        wait_until(what, LIMIT, || {
-            let status = stand.status().unwrap();
-            status.services.iter().all(|s| s.backends.iter().map(|b| &b.name).eq(&want))
-        })
-        .unwrap();
-    };
-    stand.agent.write_config(&text(&[3])).unwrap();
-    reloaded(&[3], "replaced");
-    std::fs::write(&path, text(&[2])).unwrap();
-    reloaded(&[2], "written in place");
-
-    let version = |n: u8, absent: &[u8]| {
-        let data = dir.join(format!("..{n}"));
-        std::fs::create_dir(&data).unwrap();
-        std::fs::write(data.join("lb.toml"), text(absent)).unwrap();
-        symlink(format!("..{n}"), dir.join("..data_tmp")).unwrap();
-        std::fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
-    };
-    version(1, &[2]);
-    symlink("..data/lb.toml", dir.join("link")).unwrap();
-    std::fs::rename(dir.join("link"), &path).unwrap();
-    version(2, &[2, 3]);
-    reloaded(&[2, 3], "the links changed");
-
-    // A broken one changes nothing, is said once, and the next good one is taken.
-    let refused = reloads(&stand, ReloadResult::Invalid);
-    let broken = text(&[]).replacen("[nat]", "[nat", 1);
-    std::fs::write(&path, &broken).unwrap();
-    wait_until("it is refused", LIMIT, || reloads(&stand, ReloadResult::Invalid) > refused).unwrap();
-    std::fs::write(&path, broken + "#").unwrap();
-    assert_eq!(reload(&stand).0, Some(2));
-    reloaded(&[2, 3], "nothing changed");
-    std::thread::sleep(3 * lb_agent::agent::watch::LOOK);
-    assert_eq!(reloads(&stand, ReloadResult::Invalid), refused + 2.0);
-    version(3, &[]);
-    reloaded(&[], "the links changed again");
-    assert_eq!(reloads(&stand, ReloadResult::Success), 4.0, "{}", stand.agent.log());
-
-    // The file itself says when it is watched no more.
-    stand.agent.write_config(&stand.agent.with_socket(&settings(&[3]).text(stand.topology()))).unwrap();
-    reloaded(&[3], "watched for the last time");
-    stand.agent.write_config(&text(&[])).unwrap();
-    std::thread::sleep(3 * lb_agent::agent::watch::LOOK);
-    reloaded(&[3], "not looked at");
-    assert_eq!(reload(&stand).0, Some(0));
-    reloaded(&[], "asked for");
-    assert_eq!(kept.ask().unwrap(), backend_host(1));
-    stand.check().unwrap();
 }

@@ -1,7 +1,6 @@
 //! One HTTP request over a connection of its own.
 
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -12,6 +11,8 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::health::probe::alongside;
 
 /// A page takes a moment, on a pod that was just started even more.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -55,14 +56,5 @@ async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>) -> Result<
             body: String::from_utf8_lossy(&body).into_owned(),
         })
     };
-    let (mut connection, mut answer) = (pin!(connection), pin!(answer));
-    let mut open = true;
-    loop {
-        tokio::select! {
-            biased;
-            done = &mut answer => return done,
-            // How it ended is told to `answer` too.
-            _ = &mut connection, if open => open = false,
-        }
-    }
+    alongside(connection, answer).await
 }

@@ -158,7 +158,7 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Drives the connection for as long as the answer takes, in this task: nothing outlives the check.
-async fn alongside<T>(connection: impl Future, answer: impl Future<Output = T>) -> T {
+pub(crate) async fn alongside<T>(connection: impl Future, answer: impl Future<Output = T>) -> T {
     let (mut connection, mut answer) = (pin!(connection), pin!(answer));
     let mut open = true;
     loop {
