@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lb_agent::status::drain::DrainProgress;
-use lb_tests::e2e::{Held, LIMIT, Stand, service};
+use lb_tests::e2e::{LIMIT, Stand, service};
 use lb_tests::lab::{LB, Process, Settings, Topology, backend_host, programs, wait_until};
 use lb_tests::load::{Load, Pattern, Request};
 use lb_tests::packet::world::Family;
@@ -47,13 +47,6 @@ fn name(family: Family, n: u8) -> String {
     format!("{}/{}", service(family), backend_host(n))
 }
 
-/// A connection that is kept to this backend.
-fn held(stand: &Stand, family: Family, n: u8) -> Held {
-    let open = || Held::open(&stand.lab, stand.topology().vip(family)).unwrap();
-    let found = std::iter::repeat_with(open).take(200).find(|held| held.server() == backend_host(n));
-    found.unwrap()
-}
-
 /// New connections, one for each request, until it is stopped.
 fn new_connections(stand: &Stand, family: Family) -> Load {
     Load {
@@ -81,7 +74,8 @@ fn a_drain_ends_when_the_slow_request_has_its_answer() {
     let client = stand.client().unwrap();
     for family in Family::BOTH {
         let load = client.start(&new_connections(&stand, family));
-        let (mut slow, mut idle) = (held(&stand, family, DRAINED), held(&stand, family, DRAINED));
+        let (mut slow, mut idle) =
+            (stand.held(family, DRAINED).unwrap(), stand.held(family, DRAINED).unwrap());
         let asked = Instant::now();
         slow.send_for("/sleep?ms=6000").unwrap();
 
@@ -141,7 +135,7 @@ fn a_deadline_ends_the_drain_and_not_the_query() {
     require_agent!("a_deadline_ends_the_drain_and_not_the_query");
     let stand = stand();
     let family = Family::V4;
-    let mut slow = held(&stand, family, DRAINED);
+    let mut slow = stand.held(family, DRAINED).unwrap();
     slow.send_for("/sleep?ms=8000").unwrap();
     let asked = Instant::now();
     let drain = ["drain", &name(family, DRAINED), "--deadline", "2s", "--wait"];
@@ -185,7 +179,7 @@ fn a_drain_is_not_complete_while_data_passes() {
     require_agent!("a_drain_is_not_complete_while_data_passes");
     let stand = stand_with("drain_idle = \"1500ms\"\nrequests = false\n");
     for family in Family::BOTH {
-        let mut busy = held(&stand, family, DRAINED);
+        let mut busy = stand.held(family, DRAINED).unwrap();
         let (status, _, err) = outcome(lb_agent(&stand, &["drain", &name(family, DRAINED)]));
         assert_eq!(status, Some(0), "{err}");
         let start = Instant::now();
@@ -207,7 +201,7 @@ fn a_drain_is_not_complete_while_data_passes() {
 fn a_drain_that_is_undone_ends_the_wait() {
     require_agent!("a_drain_that_is_undone_ends_the_wait");
     let stand = stand();
-    let mut slow = held(&stand, Family::V6, 3);
+    let mut slow = stand.held(Family::V6, 3).unwrap();
     slow.send_for("/hang").unwrap();
     let waiting = lb_agent(&stand, &["drain", &name(Family::V6, 3), "--wait"]);
     stand.wait_for(Family::V6, 3, "drains", |b| b.state == "draining").unwrap();

@@ -43,12 +43,6 @@ fn load<'a>(client: &'a Client, stand: &Stand, family: Family) -> BackgroundLoad
     })
 }
 
-/// A connection that is kept to this backend.
-fn held(stand: &Stand, family: Family, n: u8) -> Held {
-    let open = || Held::open(&stand.lab, stand.topology().vip(family)).unwrap();
-    std::iter::repeat_with(open).take(200).find(|held| held.server() == backend_host(n)).unwrap()
-}
-
 fn said(output: &Output) -> (Option<i32>, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
@@ -100,8 +94,8 @@ fn backends_are_removed_and_added_under_load() {
     let stand = stand(4, &[]);
     let client = stand.client().unwrap();
     let loads = Family::BOTH.map(|family| load(&client, &stand, family));
-    let mut stays = Family::BOTH.map(|family| held(&stand, family, 1));
-    let mut leaves = Family::BOTH.map(|family| held(&stand, family, LEAVES));
+    let mut stays = Family::BOTH.map(|family| stand.held(family, 1).unwrap());
+    let mut leaves = Family::BOTH.map(|family| stand.held(family, LEAVES).unwrap());
     let started = Instant::now();
     for _ in 0..2 {
         drain(&stand, LEAVES);
@@ -145,7 +139,7 @@ fn a_broken_file_and_one_that_needs_a_restart_change_nothing() {
     let mut stand = stand(2, &[]);
     let good = text(&stand, &[]);
     let file = stand.agent.config().display().to_string();
-    let mut kept = held(&stand, Family::V4, 1);
+    let mut kept = stand.held(Family::V4, 1).unwrap();
     let before = stand.status().unwrap();
     let five = "[agent]\ncolour = \"blue\"\ninterfaces = [\"eth0\"]\n[nat]\naddresses = [\"10.0.0.300\"]\nports = \"9-1\"\n\
         [[service]]\nname = \"a\"\nvip = \"nowhere\"\n[[service.backend]]\naddress = \"10.0.0.1:0\"\n";
@@ -230,7 +224,7 @@ fn services_go_come_and_get_another_vip() {
     let whole = text(&stand, &[]);
     let client = stand.client().unwrap();
     let other = load(&client, &stand, Family::V4);
-    let (mut kept, mut lost) = (held(&stand, Family::V4, 1), held(&stand, Family::V6, 1));
+    let (mut kept, mut lost) = (stand.held(Family::V4, 1).unwrap(), stand.held(Family::V6, 1).unwrap());
     lost.send_for("/hang").unwrap();
     stand.wait_for(Family::V6, 1, "waits", |b| b.waiting == Some(1)).unwrap();
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Output};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lb_agent::status::{BackendStatus, Status};
 
-use super::{Client, LIMIT};
+use super::{Client, Held, LIMIT};
 use crate::lab::{Agent, CLIENT, LB, Lab, Servers, Settings, Topology, backend_host, programs, wait_until};
 use crate::load::{Load, Pattern, Request};
 use crate::metrics::Samples;
@@ -123,6 +123,20 @@ impl Stand {
     /// When it cannot be made.
     pub fn client(&self) -> Result<Client> {
         Client::new(&self.lab, CLIENT)
+    }
+
+    /// A connection that is kept, to this backend: as many are opened as it takes, 200 at most.
+    ///
+    /// # Errors
+    /// When one cannot be opened, or none is this backend's.
+    pub fn held(&self, family: Family, n: u8) -> Result<Held> {
+        for _ in 0..200 {
+            let held = Held::open(&self.lab, self.topology().vip(family))?;
+            if held.server() == backend_host(n) {
+                return Ok(held);
+            }
+        }
+        bail!("none of 200 connections went to {}", backend_host(n))
     }
 
     /// Makes 150 new connections for a request each, and gives how many of them each server answered.

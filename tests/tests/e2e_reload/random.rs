@@ -9,7 +9,7 @@ use lb_tests::packet::world::Family;
 use lb_tests::proof::draw::Dice;
 use lb_tests::require_agent;
 
-use super::{SERVICE, backends, drain, held, is_in_sync, load, reload, reloads, settings, stand, text};
+use super::{SERVICE, backends, drain, is_in_sync, load, reload, reloads, settings, stand, text};
 
 /// A valid configuration without some of the backends, and with other numbers.
 fn drawn(dice: &mut Dice, stand: &Stand, absent: &[u8]) -> String {
@@ -52,7 +52,7 @@ fn fifty_reloads_under_load_lose_nothing() {
     let stand = stand(4, &[]);
     let client = stand.client().unwrap();
     let loads = Family::BOTH.map(|family| load(&client, &stand, family));
-    let mut kept = Family::BOTH.map(|family| held(&stand, family, 1));
+    let mut kept = Family::BOTH.map(|family| stand.held(family, 1).unwrap());
     let seed = 20_261_121;
     let mut dice = Dice::new(seed);
     let mut absent: Vec<u8> = Vec::new();

@@ -8,7 +8,7 @@ use lb_tests::lab::{Settings, Topology, backend_host, wait_until};
 use lb_tests::packet::world::Family;
 use lb_tests::require_agent;
 
-use super::{held, reload, reloads, settings};
+use super::{reload, reloads, settings};
 
 /// Replaced, written in place, and behind links that change as a Kubernetes ConfigMap's do.
 #[test]
@@ -17,7 +17,7 @@ fn a_watched_file_is_reloaded_however_it_changes() {
     let watched = |absent: &[u8]| Settings { agent: "watch = true\n".to_owned(), ..settings(absent) };
     let stand = Stand::with(Topology::two_arm(3), &watched(&[])).unwrap();
     let text = |absent: &[u8]| stand.agent.with_socket(&watched(absent).text(stand.topology()));
-    let mut kept = held(&stand, Family::V6, 1);
+    let mut kept = stand.held(Family::V6, 1).unwrap();
     let path = stand.agent.config();
     let dir = path.parent().unwrap();
     let reloaded = |absent: &[u8], what: &str| {
